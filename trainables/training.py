@@ -1,0 +1,125 @@
+"""The one training loop: resumable, with curves from step 0 and a stop at the first loss that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainables.context import Context, Diverged
+from trainables.optimizers.lars import LARS
+from trainables.randomness import seed_everything
+from trainables.settings import BackendSettings
+
+
+class OptimizerDials(Protocol):
+    """The dials that an optimiser needs; PretrainSettings and FinetuneSettings have them."""
+
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def make_optimizer(dials: OptimizerDials, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, over the parameters of `model` that are to be trained."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parameters = [p for _, p in named]
+    makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "adam": lambda: torch.optim.Adam(parameters, lr=dials.learning_rate, weight_decay=dials.weight_decay),
+        "sgd": lambda: torch.optim.SGD(
+            parameters, lr=dials.learning_rate, momentum=dials.momentum, weight_decay=dials.weight_decay
+        ),
+        "lars": lambda: LARS(
+            parameters, lr=dials.learning_rate, momentum=dials.momentum, weight_decay=dials.weight_decay
+        ),
+    }
+    return makers[dials.optimizer]()
+
+
+def use_backend(backend: BackendSettings) -> None:
+    """Fix what the digits depend on: thread count and deterministic convolution algorithms."""
+    torch.set_num_threads(backend.threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[int], Mapping[str, Tensor]],
+    evaluate: Callable[[int], Mapping[str, float]],
+    *,
+    steps: int,
+    report_every: int,
+    seed: int,
+    context: Context,
+    extra_state: Iterable[nn.Module] = (),
+    after_step: Callable[[int], None] | None = None,
+) -> int:
+    """Train `model` for `steps` optimiser steps and report curves at step 0, every `report_every` and at the end.
+
+    Args:
+        loss_of: step number (from 0) -> losses; "loss" is minimised, the others are reported. Draws of random numbers
+            are functions of the step, so nothing random needs saving.
+        evaluate: step -> metrics of the curve, called with the model in evaluation mode.
+        extra_state: modules besides `model` whose state a resume needs (an EMA target, say).
+        after_step: called after each optimiser step (an EMA update, say).
+
+    Returns:
+        The step that training was resumed from, 0 for a fresh start.
+
+    Raises:
+        Diverged: a loss was not finite; names the first such step.
+    """
+    modules = [model, *extra_state]
+    state = context.resume()
+    start = 0
+    if state is not None:
+        start = int(state["step"])
+        for module, tensors in zip(modules, state["modules"], strict=True):
+            module.load_state_dict(tensors)
+        optimizer.load_state_dict(state["optimizer"])
+
+    def point(step: int, losses: Mapping[str, Tensor]) -> None:
+        model.eval()
+        with torch.no_grad():
+            metrics = dict(evaluate(step))
+        model.train()
+        context.report(step, {**{f"train_{k}": float(v) for k, v in losses.items()}, **metrics})
+
+    if start == 0:
+        point(0, {})
+    model.train()
+    bad = torch.full((), -1, dtype=torch.long, device=context.device)
+    for step in range(start, steps):
+        seed_everything(seed, "step", step)
+        losses = loss_of(step)
+        loss = losses["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        if after_step is not None:
+            after_step(step)
+        bad = torch.where((bad < 0) & ~torch.isfinite(loss.detach()), step, bad)
+        done = step + 1
+        reporting = done % report_every == 0 or done == steps
+        saving = done < steps and context.checkpoint_due()
+        if (reporting or saving) and (first_bad := int(bad)) >= 0:
+            raise Diverged(first_bad)
+        if reporting:
+            point(done, losses)
+        if saving:
+            context.save(_state(done, modules, optimizer))
+        context.progress(done, steps)
+    return start
+
+
+def _state(step: int, modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {"step": step, "modules": [m.state_dict() for m in modules], "optimizer": optimizer.state_dict()}
