@@ -96,7 +96,7 @@ class Context:
         """The last saved state and, as a side effect, its history; None when there is none."""
         if not self._checkpoint.exists():
             return None
-        saved = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        saved = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
         self.history = list(saved["history"])
         return dict(saved["state"])
 

@@ -14,12 +14,17 @@ DecodingTask = Literal["reconstruction", "color", "mask", "fill"]
 T = TypeVar("T")
 
 
+def dial(default: Any, **limits: float) -> Any:
+    """A field with limits (`ge`, `gt`, `le`, `lt`), which the grid's schema checks."""
+    return field(default=default, metadata=limits)
+
+
 @dataclass(frozen=True)
 class NetworkSettings:
     """Which segmentation network, and how wide. `width` is the number of filters of its first block."""
 
     name: Literal["conrec-unet"] = "conrec-unet"
-    width: int = 64
+    width: int = dial(64, ge=1)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class BackendSettings:
     """The numeric backend. Part of every key, because it may change digits."""
 
     precision: Literal["float32"] = "float32"
-    threads: int = 1
+    threads: int = dial(1, ge=1)
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class SimCLRSettings:
     """SimCLR [P1 §2.2; conrec: utils/contrastive.py]."""
 
     method: Literal["simclr"] = "simclr"
-    temperature: float = 0.5
+    temperature: float = dial(0.5, gt=0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class ReconstructionSettings:
 
     method: Literal["reconstruction"] = "reconstruction"
     tasks: tuple[DecodingTask, ...] = ("reconstruction",)
-    reconstruction_weight: float = 100.0
+    reconstruction_weight: float = dial(100.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,9 @@ class ConRecSettings:
 
     method: Literal["conrec"] = "conrec"
     tasks: tuple[DecodingTask, ...] = ("reconstruction", "color", "mask", "fill")
-    temperature: float = 0.5
-    reconstruction_weight: float = 100.0
-    contrastive_weight: float = 1.0
+    temperature: float = dial(0.5, gt=0)
+    reconstruction_weight: float = dial(100.0, ge=0)
+    contrastive_weight: float = dial(1.0, ge=0)
 
 
 PretextSettings = SimCLRSettings | ReconstructionSettings | ConRecSettings
@@ -77,55 +82,92 @@ class PretrainSettings:
     Images are kept at `decode_scale` times the input size, so that a small crop still has pixels to show.
     """
 
-    steps: int = 150_000
-    batch: int = 16
+    steps: int = dial(150_000, ge=1)
+    batch: int = dial(16, ge=1)
     optimizer: Literal["lars", "adam", "sgd"] = "lars"
-    learning_rate: float = 0.3
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    input_size: int = 128
-    decode_scale: float = 2.0
-    validation_images: int = 128
-    report_every: int = 500
+    learning_rate: float = dial(0.3, gt=0)
+    momentum: float = dial(0.9, ge=0, lt=1)
+    weight_decay: float = dial(1e-4, ge=0)
+    input_size: int = dial(128, ge=8)
+    decode_scale: float = dial(2.0, ge=1)
+    validation_images: int = dial(128, ge=2)
+    report_every: int = dial(500, ge=1)
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
     """How a segmentation network is finetuned and evaluated [P1 §2.3]; optimiser, rate, batch and steps are *open*."""
 
-    steps: int = 5_000
-    batch: int = 16
+    steps: int = dial(5_000, ge=1)
+    batch: int = dial(16, ge=1)
     optimizer: Literal["adam", "sgd", "lars"] = "adam"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    learning_rate: float = dial(1e-3, gt=0)
+    momentum: float = dial(0.9, ge=0, lt=1)
+    weight_decay: float = dial(0.0, ge=0)
     loss: Literal["dice"] = "dice"
-    input_size: int = 128
-    flip: float = 0.5
-    crop_area: float = 0.5
-    report_every: int = 50
-    curve_images: int = 64
+    input_size: int = dial(128, ge=8)
+    flip: float = dial(0.5, ge=0, le=1)
+    crop_area: float = dial(0.5, gt=0, le=1)
+    report_every: int = dial(50, ge=1)
+    curve_images: int = dial(64, ge=1)
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """Choices a dataset leaves open; each dataset uses those that concern it.
+class ShapesOptions:
+    """The synthetic set: textured shapes on a textured ground, made from numbers, nothing on disk."""
 
-    `border`: the unclassified band of Pets trimaps (*open*: foreground, since it holds thin parts).
-    `rim`: Flowers 17 pixels that are labelled neither flower nor background (*open*: not counted).
+    count: int = dial(240, ge=4)
+    size: int = dial(48, ge=8)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """`images/` + `masks/` (equal stems) + optional `splits/*.txt` below `path`; see `trainables.data.folder`.
+
+    `classes` maps pixel values to names; empty: read from `classes.yaml` in the folder, else taken as binary.
+    `target` is the class to segment; empty: the only one that is not the background. `ignore` are values not counted.
     """
 
-    border: Literal["foreground", "background", "ignore"] = "foreground"
+    path: str = ""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+    ignore: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Flowers17Options:
+    """`rim`: pixels labelled neither flower nor background (*open*: not counted)."""
+
     rim: Literal["ignore", "background"] = "ignore"
 
 
-PretextSection = PretextSettings
+@dataclass(frozen=True)
+class Flowers102Options:
+    """Oxford Flowers 102 has no choices (*open*: all 8189 images)."""
+
+
+@dataclass(frozen=True)
+class PetsOptions:
+    """`border`: the unclassified band of the trimaps (*open*: foreground, since it holds thin parts)."""
+
+    border: Literal["foreground", "background", "ignore"] = "foreground"
+
+
+DatasetOptions = ShapesOptions | FolderOptions | Flowers17Options | Flowers102Options | PetsOptions
+DATASET_OPTIONS: dict[str, type[DatasetOptions]] = {
+    "shapes": ShapesOptions,
+    "folder": FolderOptions,
+    "flowers17": Flowers17Options,
+    "flowers102": Flowers102Options,
+    "pets": PetsOptions,
+}
+
 SECTIONS: dict[str, type] = {
     "network": NetworkSettings,
     "backend": BackendSettings,
     "pretrain": PretrainSettings,
     "finetune": FinetuneSettings,
-    "data": DataSettings,
 }
 
 

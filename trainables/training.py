@@ -92,7 +92,7 @@ def train(
         with torch.no_grad():
             metrics = dict(evaluate(step))
         model.train()
-        context.report(step, {**{f"train_{k}": float(v) for k, v in losses.items()}, **metrics})
+        context.report(step, {**{f"train_{k}": float(v.detach()) for k, v in losses.items()}, **metrics})
 
     if start == 0:
         point(0, {})

@@ -1,0 +1,1 @@
+"""Five rooms, one way: grid -> plan -> execute -> record -> results."""

@@ -1,0 +1,165 @@
+"""One run: preflight, the graph on an executor, MLflow beside it, and the count at the end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.execute.frontier import Frontier
+from orchestrator.execute.listener import Listener, View
+from orchestrator.execute.outcome import Job, Outcome
+from orchestrator.grid.schema import Run
+from orchestrator.plan.diff import Diff
+from orchestrator.plan.stages import Stage
+from orchestrator.record.store import Store, StoreError
+from orchestrator.record.tracking import Tracker, TrackingThread
+
+
+@dataclass(frozen=True)
+class Where:
+    """On what a run works."""
+
+    executor: str
+    address: str | None
+    max_concurrent: int | None
+    tracking_uri: str
+    experiment: str
+
+
+@dataclass
+class Report:
+    """How a run ended, in stages."""
+
+    succeeded: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)
+    executed: dict[str, int] = field(default_factory=dict)
+    interrupted: bool = False
+    not_in_mlflow: int = 0
+
+
+def execute(
+    found: Diff,
+    store: Store,
+    job: Job,
+    run: Run,
+    where: Where,
+    view: View,
+    warn: Callable[[str], None],
+    *,
+    before: Callable[[], object],
+) -> Report:
+    """Run all that `found` says is to run. `before` is called once the preflight has passed.
+
+    Raises:
+        StoreError, TrackingError, ClusterError: the preflight failed; nothing has run.
+    """
+    store.probe(uuid.uuid4().hex)
+    frontier = Frontier(found.to_run, finished=found.keys("reused"))
+    with ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(Tracker, where.tracking_uri, where.experiment)
+        started_ray = _connect(where) if found.to_run and where.executor == "ray" else None
+        tracker = connecting.result()
+    before()
+    thread = TrackingThread(tracker, _grids(found), lambda key: _load(store, key), warn)
+    thread.start()
+    for key in found.keys("reused"):
+        thread.put(key)
+    listener = Listener(view, _Sink(store, thread))
+    report = Report()
+    try:
+        with _terminate_as_interrupt():
+            if started_ray is not None:
+                from orchestrator.execute.ray_tune import run_on_ray
+
+                run_on_ray(frontier, job, listener, run, local=started_ray, max_concurrent=where.max_concurrent)
+            elif found.to_run:
+                from orchestrator.execute.inline import run_inline
+
+                run_inline(frontier, job, listener)
+    except KeyboardInterrupt:
+        report.interrupted = True
+        warn("interrupted; finished stages are kept, the same command goes on from here")
+    finally:
+        if started_ray is not None:
+            import ray
+
+            ray.shutdown()
+    if thread.waiting > 20:
+        warn(f"writing the last {thread.waiting} runs to MLflow")
+    report.not_in_mlflow = len(thread.finish())
+    return _count(report, found, listener)
+
+
+def _connect(where: Where) -> bool:
+    from orchestrator.execute.ray_tune import connect
+
+    return connect(where.address, cpus=None)
+
+
+def _grids(found: Diff) -> dict[str, list[str]]:
+    grids: dict[str, list[str]] = {}
+    for plan in found.plans:
+        for key in plan.stages:
+            grids.setdefault(key, []).append(plan.grid)
+    return grids
+
+
+def _load(store: Store, key: str) -> tuple[Mapping[str, Any], list[Mapping[str, float]]] | None:
+    record = store.commits([key]).get(key)
+    if record is None:
+        return None
+    return record, json.loads(store.artifact(record["artifacts"]["history"]))
+
+
+class _Sink:
+    """Keeps ended stages: blocked ones in the store, all of them in MLflow."""
+
+    def __init__(self, store: Store, thread: TrackingThread) -> None:
+        self._store, self._thread = store, thread
+
+    def put(self, stage: Stage, outcome: Outcome) -> None:
+        if outcome.outcome == "succeeded":
+            self._thread.put(stage.key)
+            return
+        record = {**stage.record(), **outcome.record()}
+        if outcome.outcome == "blocked":
+            try:
+                self._store.fail(record)
+            except StoreError:
+                pass  # the store is what failed; the outcome is shown and counted all the same
+        self._thread.put(record)
+
+
+def _count(report: Report, found: Diff, listener: Listener) -> Report:
+    ended = listener.outcomes
+    report.succeeded = len(found.keys("reused")) + sum(o.outcome == "succeeded" for o in ended.values())
+    report.failed = {k: o.error or "" for k, o in ended.items() if o.outcome == "failed"}
+    report.blocked = {k: o.error or "" for k, o in ended.items() if o.outcome == "blocked"}
+    report.blocked |= {key: found.reasons[key] for key in found.keys("blocked")}
+    kinds = Counter(found.stages[k].kind for k, o in ended.items() if o.executed)
+    report.executed = dict(kinds)
+    return report
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a stopped Ray job) ends a run like Ctrl-C: tidily."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+

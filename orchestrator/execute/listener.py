@@ -1,0 +1,55 @@
+"""Who hears of stages that start and end: the frontier first, then the view and MLflow."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from orchestrator.execute.frontier import Frontier
+from orchestrator.execute.outcome import Outcome
+from orchestrator.plan.stages import Stage
+
+
+class View(Protocol):
+    """Something that shows a run."""
+
+    def started(self, stage: Stage) -> None: ...
+    def ended(self, stage: Stage, outcome: Outcome) -> None: ...
+
+
+class Sink(Protocol):
+    """Something that keeps ended stages (MLflow)."""
+
+    def put(self, stage: Stage, outcome: Outcome) -> None: ...
+
+
+class Listener:
+    """Passes each outcome on, once, and turns a failure into the blocking of what needs it."""
+
+    def __init__(self, view: View, sink: Sink | None = None) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self._view, self._sink = view, sink
+
+    def started(self, stage: Stage) -> None:
+        """A stage was handed to a worker."""
+        self._view.started(stage)
+
+    def settle(self, frontier: Frontier, outcome: Outcome) -> None:
+        """A stage has ended."""
+        if outcome.key in self.outcomes:
+            return
+        if outcome.outcome == "succeeded":
+            frontier.succeed(outcome.key)
+            self._tell(frontier, outcome)
+            return
+        error = outcome.error or "no reason given"
+        blocked = frontier.fail(outcome.key, error)
+        self._tell(frontier, outcome)
+        for key in blocked:
+            self._tell(frontier, Outcome(key, "blocked", error=frontier.blocked[key], executed=False))
+
+    def _tell(self, frontier: Frontier, outcome: Outcome) -> None:
+        self.outcomes[outcome.key] = outcome
+        stage = frontier.stages[outcome.key]
+        self._view.ended(stage, outcome)
+        if self._sink is not None:
+            self._sink.put(stage, outcome)

@@ -1,0 +1,1 @@
+"""What is asked: grids, profiles and overrides, read from YAML and checked."""

@@ -1,0 +1,202 @@
+"""From a name or a YAML file, a profile, `--set` and `--only` to a checked request. Nothing runs before this succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.grid.errors import GridError, near
+from orchestrator.grid.schema import Column, Grid, Resources, Row, Run, Table, check_section
+from orchestrator.grid.select import select
+from orchestrator.grid.source import Path_, Source, read_override, read_yaml
+from trainables.settings import DATASET_OPTIONS, PRETEXT_SETTINGS, SECTIONS, PretrainSettings
+
+SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
+METRICS = ("dice", "iou", "miou", "accuracy", "dice_eval", "iou_eval", "dice_pooled", "dice_soft")
+_MODELS: dict[Path_, type[BaseModel]] = {
+    (): Grid,
+    ("rows", "*"): Row,
+    ("columns", "*"): Column,
+    ("table",): Table,
+    ("run",): Run,
+    ("run", "resources", "*"): Resources,
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One grid as asked for: its checked content and how it was asked."""
+
+    grid: Grid
+    profile: str
+    overrides: tuple[str, ...]
+    only: tuple[str, ...]
+    path: str
+
+
+def builtin_grids() -> list[str]:
+    """The names of the grids that come with the program."""
+    return sorted(path.stem for path in (SPACES / "grids").glob("*.yaml"))
+
+
+def load_request(
+    name: str, *, profile: str | None = None, overrides: Sequence[str] = (), only: Sequence[str] = ()
+) -> Request:
+    """Read, overlay and check one grid.
+
+    Args:
+        name: a built-in name or the path of a YAML file.
+        profile: overlay to use; None takes the grid's own.
+        overrides: `KEY=VALUE`, applied last, in order.
+        only: `AXIS=VALUE`, restricting rows, columns or seeds.
+
+    Raises:
+        GridError: anything wrong, with file, line and what was expected.
+    """
+    path = _grid_path(name)
+    source = read_yaml(path)
+    chosen = profile or source.values.get("profile", "paper")
+    source, own = source.without("profiles")
+    source = source.overlay(_profile(chosen, source, asked=profile is not None))
+    if own is not None:
+        source = _own_profile(source, own, chosen)
+    for text in overrides:
+        source = source.overlay(read_override(text))
+    grid = _validate(source)
+    for problem in _meaning(grid, source):
+        raise problem
+    return Request(select(grid, only), chosen, tuple(overrides), tuple(only), str(path))
+
+
+def _grid_path(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise GridError(f"{name}: no such file; expected a grid in YAML, or a built-in name such as smoke")
+        return path
+    if name not in builtin_grids():
+        raise GridError(f"no grid {name!r}: {near(name, builtin_grids())} (a file must end in .yaml)")
+    return SPACES / "grids" / f"{name}.yaml"
+
+
+def _profile(name: Any, source: Source, *, asked: bool) -> Source:
+    known = sorted(path.stem for path in (SPACES / "profiles").glob("*.yaml"))
+    if name not in known:
+        where = "--profile" if asked else source.place(("profile",)) + ": profile"
+        raise GridError(f"{where} {name}: no such profile; {near(str(name), known)}")
+    return read_yaml(SPACES / "profiles" / f"{name}.yaml")
+
+
+def _own_profile(source: Source, own: Source, chosen: str) -> Source:
+    mine, part = own.without(chosen)
+    for other in mine.values:
+        if not (SPACES / "profiles" / f"{other}.yaml").exists():
+            raise GridError(f"{own.place((other,))}: profiles.{other}: no such profile")
+    return source.overlay(part) if part is not None else source
+
+
+def _validate(source: Source) -> Grid:
+    try:
+        return Grid.model_validate(source.values)
+    except ValidationError as error:
+        raise _explain(error, source, ()) from None
+
+
+def _explain(error: ValidationError, source: Source, prefix: Path_, names: Sequence[str] = ()) -> GridError:
+    """The first fault of a validation as one message."""
+    fault = error.errors(include_url=False)[0]
+    loc = (*prefix, *(part for part in fault["loc"] if not _is_tag(part)))
+    name = ".".join(str(part) for part in loc)
+    place = source.place(loc)
+    if fault["type"] == "extra_forbidden":
+        allowed = names or list(_model_at(loc[:-1]).model_fields)
+        return GridError(f"{place}: unknown key {name!r}; {near(str(loc[-1]), allowed)}")
+    if fault["type"] == "missing":
+        return GridError(f"{place}: {name} is missing")
+    text = fault["msg"].replace("Value error, ", "").replace("Input should", "it should")
+    return GridError(f"{place}: {name}: {text}; it is {fault['input']!r}")
+
+
+def _is_tag(part: Any) -> bool:
+    """Pydantic adds such words for the branches of a union; they are no keys of the file."""
+    return isinstance(part, str) and (part in ("float", "int", "[key]") or part.startswith(("literal[", "function-")))
+
+
+def _model_at(path: Path_) -> type[BaseModel]:
+    for pattern, model in _MODELS.items():
+        if len(pattern) == len(path) and all(p in ("*", q) for p, q in zip(pattern, path, strict=True)):
+            return model
+    return Grid
+
+
+def _meaning(grid: Grid, source: Source) -> Iterator[GridError]:
+    """Faults that the shape does not show: names that stand for nothing, sections with wrong dials."""
+    for section, cls in SECTIONS.items():
+        yield from _section(cls, getattr(grid, section), source, (section,))
+    for number, row in enumerate(grid.rows):
+        yield from _section(SECTIONS["network"], {**grid.network, **row.network}, source, ("rows", number, "network"))
+        yield from _section(
+            SECTIONS["finetune"], {**grid.finetune, **row.finetune}, source, ("rows", number, "finetune")
+        )
+    yield from _pretexts(grid, source)
+    yield from _datasets(grid, source)
+    for value in grid.table.value:
+        if value not in METRICS:
+            yield GridError(f"{source.place(('table', 'value'))}: no metric {value!r}; {near(value, METRICS)}")
+
+
+def _section(cls: type, values: Mapping[str, Any], source: Source, path: Path_) -> Iterator[GridError]:
+    try:
+        check_section(cls, values)
+    except ValidationError as error:
+        yield _explain(error, source, path, list(cls.__dataclass_fields__))  # type: ignore[attr-defined]
+
+
+def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
+    for name, entry in grid.pretexts.items():
+        method = entry.get("method", name)
+        if method not in PRETEXT_SETTINGS:
+            place = source.place(("pretexts", name, "method"))
+            yield GridError(f"{place}: pretexts.{name}: no method {method!r}; {near(str(method), PRETEXT_SETTINGS)}")
+            return
+        own = {k: v for k, v in entry.items() if k != "pretrain"}
+        yield from _section(PRETEXT_SETTINGS[method], {**own, "method": method}, source, ("pretexts", name))
+        dials = entry.get("pretrain", {})
+        if not isinstance(dials, Mapping):
+            yield GridError(f"{source.place(('pretexts', name, 'pretrain'))}: pretrain must be a mapping of settings")
+            return
+        yield from _section(PretrainSettings, {**grid.pretrain, **dials}, source, ("pretexts", name, "pretrain"))
+    known = {*grid.pretexts, *PRETEXT_SETTINGS}
+    for number, row in enumerate(grid.rows):
+        if row.pretext is not None and row.pretext not in known:
+            place = source.place(("rows", number, "pretext"))
+            yield GridError(f"{place}: rows.{number}: no pretext {row.pretext!r}; {near(row.pretext, known)}")
+
+
+def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
+    for name, entry in grid.datasets.items():
+        reader = entry.get("reader", name)
+        if reader not in DATASET_OPTIONS:
+            place = source.place(("datasets", name, "reader"))
+            yield GridError(f"{place}: datasets.{name}: no reader {reader!r}; {near(str(reader), DATASET_OPTIONS)}")
+            return
+        options = {k: v for k, v in entry.items() if k != "reader"}
+        yield from _section(DATASET_OPTIONS[reader], options, source, ("datasets", name))
+    known = {*grid.datasets, *DATASET_OPTIONS}
+    asked = [(("columns", i, "dataset"), c.dataset) for i, c in enumerate(grid.columns)]
+    asked += [(("columns", i, "pretext_data"), c.pretext_data) for i, c in enumerate(grid.columns) if c.pretext_data]
+    asked += [(("rows", i, "pretext_data"), r.pretext_data) for i, r in enumerate(grid.rows) if r.pretext_data]
+    asked += [(("stand_ins", k), v) for k, v in grid.stand_ins.items()]
+    asked += [(("stand_ins", k), k) for k in grid.stand_ins if k != "*"]
+    for path, name in asked:
+        if name not in known:
+            yield GridError(f"{source.place(path)}: no dataset {name!r}; {near(name, known)}")
+    for i, row in enumerate(grid.rows):
+        homeless = [c.dataset for c in grid.columns if row.pretext and not (row.pretext_data or c.pretext_data)]
+        if homeless:
+            place = source.place(("rows", i))
+            yield GridError(f"{place}: rows.{i}: no pretext_data for dataset {homeless[0]}; set it in the row or column")

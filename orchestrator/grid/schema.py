@@ -1,0 +1,143 @@
+"""The shape of a grid. Sections of stage settings are the dataclasses of `trainables.settings`, checked strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+
+from trainables import settings
+
+Scenario = Literal["random-init", "cls-enc", "seg-enc-dec", "seg-enc"]
+AXES = ("scenario", "model", "pretext_data", "network", "frozen", "dataset", "fraction", "seed", "metric")
+NeedsPretext = frozenset({"cls-enc", "seg-enc-dec", "seg-enc"})
+
+
+def _strict(cls: type) -> type[BaseModel]:
+    """A pydantic model of a settings dataclass; the limits stand in the metadata of its fields."""
+    hints = get_type_hints(cls)
+    described: dict[str, Any] = {}
+    for dial in fields(cls):
+        default = {"default": dial.default} if dial.default is not MISSING else {"default_factory": dial.default_factory}
+        described[dial.name] = (hints[dial.name], Field(**default, **dial.metadata))
+    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **described)
+
+
+_CHECKS: dict[type, type[BaseModel]] = {
+    cls: _strict(cls)
+    for cls in (*settings.SECTIONS.values(), *settings.PRETEXT_SETTINGS.values(), *settings.DATASET_OPTIONS.values())
+}
+
+
+def check_section(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete section as JSON values, defaults filled in. Raises pydantic's ValidationError."""
+    return _CHECKS[cls].model_validate(dict(values)).model_dump(mode="json")
+
+
+class Model(BaseModel):
+    """Base of all grid models: unknown keys are errors, objects do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, but got {value!r}")
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
+Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+
+
+class Row(Model):
+    """One row of the table: how a network is initialised, and from what."""
+
+    scenario: Scenario
+    model: str
+    pretext: str | None = None
+    pretext_data: str | None = None
+    frozen: bool = False
+    network: dict[str, Any] = {}
+    finetune: dict[str, Any] = {}
+    seeds: list[Seed] | None = None
+
+    @model_validator(mode="after")
+    def _pretext_fits(self) -> Row:
+        if self.scenario in NeedsPretext and self.pretext is None:
+            raise ValueError(f"scenario {self.scenario} starts from a pretext; add `pretext:`")
+        if self.scenario not in NeedsPretext and self.pretext is not None:
+            raise ValueError(f"scenario {self.scenario} starts from nothing; remove `pretext: {self.pretext}`")
+        return self
+
+
+class Column(Model):
+    """One data set of the table with its training fractions. `n_train` holds the paper's literal sizes by fraction."""
+
+    dataset: str
+    pretext_data: str | None = None
+    fractions: list[Fraction] | None = None
+    n_train: dict[float, int] = {}
+
+    @model_validator(mode="after")
+    def _sizes_belong(self) -> Column:
+        stray = [f for f in self.n_train if f not in (self.fractions or [])]
+        if stray:
+            raise ValueError(f"n_train names fractions that are not in `fractions`: {stray}")
+        return self
+
+
+Axis = Literal["scenario", "model", "pretext_data", "network", "frozen", "dataset", "fraction", "metric"]
+
+
+class Table(Model):
+    """How the result is laid out."""
+
+    index: list[Axis] = ["scenario", "model"]
+    columns: list[Axis] = ["dataset", "fraction"]
+    value: Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = ["dice"]
+    unit: Literal["percent", "fraction"] = "percent"
+    decimals: int = Field(1, ge=0, le=6)
+    higher_is_better: bool = True
+
+
+class Resources(Model):
+    """What one stage occupies while it runs. Changes the speed only. `gpus: auto` is the kind's default where there are GPUs."""
+
+    cpus: float = Field(1.0, gt=0)
+    gpus: float | Literal["auto"] = "auto"
+
+
+class Run(Model):
+    """Dials of running that never change a result."""
+
+    checkpoint_seconds: float = Field(30.0, gt=0)
+    pack: int = Field(8, ge=1, description="most cells that travel to a worker together")
+    max_failures: int = Field(2, ge=0, description="how often a stage is tried again after its worker died")
+    resources: dict[Literal["pretrain", "finetune"], Resources] = {}
+
+
+class Grid(Model):
+    """A table or figure: rows x columns x seeds, settings, and layout."""
+
+    grid: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    title: str
+    profile: str = "paper"
+    rows: list[Row] = Field(min_length=1)
+    columns: list[Column] = Field(min_length=1)
+    seeds: list[Seed] = Field([0, 1, 2], min_length=1)
+    pretrain_seed: Seed = 0
+    train_sizes: Literal["paper", "fraction"] = "paper"
+    table: Table = Table()
+    references: str | None = None
+    footnotes: list[str] = []
+    pretexts: dict[str, dict[str, Any]] = {}
+    datasets: dict[str, dict[str, Any]] = {}
+    stand_ins: dict[str, str] = {}
+    network: dict[str, Any] = {}
+    pretrain: dict[str, Any] = {}
+    finetune: dict[str, Any] = {}
+    backend: dict[str, Any] = {}
+    run: Run = Run()

@@ -1,0 +1,1 @@
+"""What must run: stages and cells with content keys, as pure data."""

@@ -1,0 +1,80 @@
+"""From requests to plans, and from plans to the records that the store keeps."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.grid.load import Request
+from orchestrator.plan.data import DataFacts, examine
+from orchestrator.plan.expand import data_specs, expand, stand_ins_used
+from orchestrator.plan.keys import canonical
+from orchestrator.plan.stages import Cell, Plan, Stage
+
+RecordT = dict[str, Any]
+Progress = Callable[[str, int, int], None]  # reader, files done, files to decode
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plans of one command and what was found wrong with its data."""
+
+    plans: tuple[Plan, ...]
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def build(
+    requests: Sequence[Request], data_root: Path, *, cache_dir: Path | None = None, on_progress: Progress | None = None
+) -> Plans:
+    """Examine every dataset once and expand every grid."""
+    specs = {canonical(spec): spec for request in requests for spec in data_specs(request.grid)}
+    facts: dict[str, DataFacts] = {}
+    for name, spec in specs.items():
+        reader = spec["reader"]
+        told = (lambda done, total, reader=reader: on_progress(reader, done, total)) if on_progress else None
+        facts[name] = examine(reader, spec["options"], data_root, cache_dir=cache_dir, on_progress=told)
+    plans = tuple(
+        expand(request.grid, request.profile, lambda spec: facts[canonical(spec)]) for request in requests
+    )
+    faults = tuple(dict.fromkeys(fault for found in facts.values() for fault in found.faults))
+    notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
+    return Plans(plans, faults, notes)
+
+
+def new_plan_id() -> str:
+    """A sortable id: the time, and four random bytes against two starts in one second."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+
+def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str) -> RecordT:
+    """The resolved plan as the store keeps it: all that `collect`, `report` and `status` need, without the data."""
+    grid = request.grid
+    return {
+        "format": 1,
+        "plan": plan_id,
+        "grid": grid.grid,
+        "profile": request.profile,
+        "overrides": list(request.overrides),
+        "only": list(request.only),
+        "source": request.path,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "title": grid.title,
+        "references": grid.references,
+        "stand_ins": stand_ins_used(grid),
+        "footnotes": list(grid.footnotes),
+        "table": grid.table.model_dump(mode="json"),
+        "cells": [asdict(cell) for cell in plan.cells],
+        "stages": {key: stage.record() for key, stage in plan.stages.items()},
+    }
+
+
+def restore_plan(record: RecordT) -> Plan:
+    """The plan that a stored record holds."""
+    stages = {key: Stage.from_record(stage) for key, stage in record["stages"].items()}
+    return Plan(record["grid"], record["profile"], tuple(Cell(**cell) for cell in record["cells"]), stages)

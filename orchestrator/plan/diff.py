@@ -1,0 +1,130 @@
+"""A plan against a store: what runs, what is reused, what is blocked and why, and what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orchestrator.plan.stages import Cell, Plan, Stage
+
+State = Literal["reused", "to_run", "blocked", "deferred", "unneeded"]
+KINDS = ("prepare", "pretrain", "trial", "import", "finetune", "probe", "analysis")
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Every stage of one or several plans with its state. `unneeded`: unfinished, but all that need it are finished."""
+
+    plans: tuple[Plan, ...]
+    stages: dict[str, Stage]
+    states: dict[str, State]
+    reasons: dict[str, str]
+
+    def keys(self, state: State) -> list[str]:
+        """The stages in a state, parents before children."""
+        return [key for key, s in self.states.items() if s == state]
+
+    @property
+    def to_run(self) -> dict[str, Stage]:
+        """The stages to run, parents before children."""
+        return {key: self.stages[key] for key in self.keys("to_run")}
+
+    @property
+    def cells(self) -> dict[str, Cell]:
+        """The cells of all plans, each key once."""
+        return {cell.key: cell for plan in self.plans for cell in plan.cells if cell.constant is None}
+
+
+def diff(plans: Sequence[Plan], finished: Collection[str]) -> Diff:
+    """Compare plans with the keys that a store holds. A stage shared by several plans counts once."""
+    stages: dict[str, Stage] = {}
+    for plan in plans:
+        for key, stage in plan.stages.items():
+            stages.setdefault(key, stage)
+    needed: set[str] = set()
+    open_keys = [cell.key for plan in plans for cell in plan.cells if cell.constant is None]
+    while open_keys:
+        key = open_keys.pop()
+        if key in needed or key in finished:
+            continue
+        needed.add(key)
+        open_keys.extend(stages[key].parents.values())
+    states: dict[str, State] = {}
+    reasons: dict[str, str] = {}
+    for key, stage in stages.items():
+        blocked_by = stage.blocked
+        if key in finished:
+            states[key] = "reused"
+        elif key not in needed:
+            states[key] = "unneeded"
+        elif blocked_by is not None:
+            states[key], reasons[key] = "blocked", blocked_by
+        else:
+            states[key] = "to_run"
+    return Diff(tuple(plans), stages, states, reasons)
+
+
+def restrict(found: Diff, key: str) -> Diff:
+    """Only the stage `key`, and of what it needs only what is not finished."""
+    wanted, waiting = set[str](), [key]
+    while waiting:
+        current = waiting.pop()
+        wanted.add(current)
+        waiting.extend(p for p in found.stages[current].parents.values() if found.states[p] != "reused")
+    states: dict[str, State] = {
+        k: "unneeded" if state in ("to_run", "blocked") and k not in wanted else state for k, state in found.states.items()
+    }
+    reasons = {k: reason for k, reason in found.reasons.items() if k in wanted}
+    return Diff(found.plans, found.stages, states, reasons)
+
+
+def summary(found: Diff) -> dict[str, Any]:
+    """The totals of the contract's `--dry-run --json`, for all plans together and for each alone."""
+    totals = {"profile": found.plans[0].profile, **_totals(found)}
+    each = [{"grid": plan.grid, **_totals(_part(found, plan))} for plan in found.plans]
+    return {**totals, "grids": each}
+
+
+def _part(found: Diff, plan: Plan) -> Diff:
+    states = {key: found.states[key] for key in plan.stages}
+    reasons = {key: reason for key, reason in found.reasons.items() if key in plan.stages}
+    return Diff((plan,), dict(plan.stages), states, reasons)
+
+
+def _totals(found: Diff) -> dict[str, Any]:
+    kinds = Counter(stage.kind for stage in found.stages.values())
+    states = Counter(found.states.values())
+    cells = found.cells
+    naive = [_trained_ancestors(found, key) for key in cells]
+    return {
+        "cells": len(cells),
+        "stages": {kind: kinds.get(kind, 0) for kind in KINDS},
+        "reused": states["reused"],
+        "to_run": states["to_run"],
+        "blocked": states["blocked"],
+        "deferred": states["deferred"],
+        "naive_pretrain_stages": sum(len(ancestors) for ancestors in naive),
+        "estimated_device_seconds": round(sum(stage.cost for stage in found.to_run.values()), 1),
+        "naive_device_seconds": round(
+            sum(
+                found.stages[key].cost + sum(found.stages[a].cost for a in ancestors)
+                for key, ancestors in zip(cells, naive, strict=True)
+            ),
+            1,
+        ),
+        "blocked_reasons": sorted(set(found.reasons.values())),
+    }
+
+
+def _trained_ancestors(found: Diff, key: str) -> set[str]:
+    """The pretrain stages below a cell, itself not counted."""
+    ancestors: set[str] = set()
+    waiting = list(found.stages[key].parents.values())
+    while waiting:
+        parent = waiting.pop()
+        if parent not in ancestors:
+            ancestors.add(parent)
+            waiting.extend(found.stages[parent].parents.values())
+    return {a for a in ancestors if found.stages[a].kind in ("pretrain", "trial")}

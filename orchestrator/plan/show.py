@@ -1,0 +1,63 @@
+"""A plan for people: what runs, what is reused, what is blocked, and what sharing saves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.plan.diff import Diff
+
+SHOWN = 30
+
+
+def print_plan(found: Diff, totals: Mapping[str, Any], notes: Sequence[str], console: Console) -> None:
+    """Print stages by kind and state, the shared stages one by one, causes of blocking, and the cost."""
+    console.print(f"profile {totals['profile']}: {totals['cells']} cells", highlight=False)
+    console.print(_by_kind(found))
+    console.print(_shared(found))
+    causes = Counter(found.reasons.values())
+    for reason, count in causes.most_common(SHOWN):
+        console.print(f"blocked ({count} stages): {reason}", markup=False, highlight=False, soft_wrap=True)
+    if any(found.stages[key].provisional for key in found.keys("blocked")):
+        console.print("keys on absent data are provisional: they change when the data are there", highlight=False)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    ours, naive = totals["estimated_device_seconds"], totals["naive_device_seconds"]
+    saving = f", {naive / ours:.1f} times as much" if ours else ""
+    console.print(
+        f"estimated device time: {_hours(ours)}; if every cell pretrained for itself "
+        f"({totals['naive_pretrain_stages']} pretrain stages): {_hours(naive)}{saving}",
+        highlight=False,
+    )
+
+
+def _by_kind(found: Diff) -> Table:
+    table = Table(box=None)
+    states = ("to_run", "reused", "blocked", "unneeded")
+    for name in ("stages", *states):
+        table.add_column(name.replace("_", " "), justify="left" if name == "stages" else "right")
+    for kind in dict.fromkeys(stage.kind for stage in found.stages.values()):
+        count = Counter(found.states[key] for key, stage in found.stages.items() if stage.kind == kind)
+        table.add_row(kind, *(str(count[state]) for state in states))
+    return table
+
+
+def _shared(found: Diff) -> Table:
+    """The stages that others build on."""
+    children = Counter(parent for stage in found.stages.values() for parent in stage.parents.values())
+    table = Table(box=None)
+    for name in ("shared stage", "key", "feeds", "state", "cost"):
+        table.add_column(name, justify="right" if name in ("feeds", "cost") else "left")
+    for key, count in list(children.items())[:SHOWN]:
+        stage = found.stages[key]
+        shown_key = key + (" (provisional)" if stage.provisional else "")
+        table.add_row(f"{stage.kind} {stage.name}", shown_key, str(count), found.states[key], _hours(stage.cost))
+    return table
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"

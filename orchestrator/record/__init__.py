@@ -1,0 +1,1 @@
+"""What is kept: the store (the truth) and MLflow (the view)."""

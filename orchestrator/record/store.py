@@ -1,0 +1,251 @@
+"""The store: finished stages, their weights and histories, checkpoints, failures and resolved plans.
+
+Layout below the root, the same on a local disk and on an object store:
+
+    commits/KEY.json                   one per finished stage, created if absent: the first writer wins
+    artifacts/KEY/ATTEMPT/*            weights and history, written whole before the commit that names them
+    failures/KEY.json                  the last failure of a stage that is not finished
+    heartbeats/KEY.json                who runs it now, at which step
+    checkpoints/KEY.pt                 training state of a stage that is not finished
+    plans/GRID/PLAN.json               resolved plans
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+
+Record = dict[str, Any]
+
+
+class StoreError(Exception):
+    """The store cannot be reached, read or written. The message names its address."""
+
+
+class Store:
+    """One folder or bucket prefix of results. Cheap to open; safe to use from several threads and processes."""
+
+    def __init__(self, uri: str, backend: ObjectStore, folder: Path | None) -> None:
+        self.uri = uri
+        self.folder = folder  # the local folder, None on an object store
+        self._backend = backend
+
+    # Commits
+
+    def commit(self, record: Mapping[str, Any]) -> bool:
+        """Record a finished stage under `record["key"]`, once. False: somebody else had finished it before."""
+        try:
+            self._put(f"commits/{record['key']}.json", _encode(record), create=True)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def finished(self) -> set[str]:
+        """The keys of all finished stages."""
+        return {Path(name).stem for name in self._names("commits")}
+
+    def commits(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The commit records of those of `keys` that are finished."""
+        return self._records("commits", keys)
+
+    # Failures
+
+    def fail(self, record: Mapping[str, Any]) -> None:
+        """Keep the last failure of `record["key"]`; a later commit of that key outweighs it."""
+        self._put(f"failures/{record['key']}.json", _encode(record))
+
+    def failures(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The last failures of `keys`, also of those that have finished since."""
+        return self._records("failures", keys)
+
+    # Artifacts
+
+    def put_artifact(self, key: str, attempt: str, name: str, data: bytes) -> str:
+        """Write one file of an attempt and return its path in the store, to be named by the commit."""
+        path = f"artifacts/{key}/{attempt}/{name}"
+        self._put(path, data)
+        return path
+
+    def artifact(self, path: str) -> bytes:
+        """The content of a file that a commit names."""
+        data = self._get(path)
+        if data is None:
+            raise StoreError(f"store {self.uri}: {path} is missing although a commit names it; was it deleted by hand?")
+        return data
+
+    def drop_attempt(self, key: str, attempt: str) -> None:
+        """Delete the files of an attempt that lost the race for its commit."""
+        self._delete(self._list(f"artifacts/{key}/{attempt}"))
+
+    # Training state and heartbeats of running stages
+
+    def save_checkpoint(self, key: str, data: bytes) -> None:
+        """Replace the training state of a running stage, atomically."""
+        self._put(f"checkpoints/{key}.pt", data)
+
+    def checkpoint(self, key: str) -> bytes | None:
+        """The last training state, None when there is none."""
+        return self._get(f"checkpoints/{key}.pt")
+
+    def heartbeat(self, record: Mapping[str, Any]) -> None:
+        """Say that `record["key"]` is being worked on, and how far it is."""
+        self._put(f"heartbeats/{record['key']}.json", _encode(record))
+
+    def heartbeats(self) -> dict[str, Record]:
+        """The heartbeats of all stages in work."""
+        return self._records("heartbeats", {Path(name).stem for name in self._names("heartbeats")})
+
+    def clear_running(self, key: str) -> None:
+        """Drop checkpoint and heartbeat of a stage that is finished or given up."""
+        self._delete([f"checkpoints/{key}.pt", f"heartbeats/{key}.json"])
+
+    def stop_heartbeat(self, key: str) -> None:
+        """Drop the heartbeat only; the checkpoint stays for the next attempt."""
+        self._delete([f"heartbeats/{key}.json"])
+
+    # Plans
+
+    def save_plan(self, plan: Mapping[str, Any]) -> None:
+        """Keep a resolved plan under its grid and id."""
+        self._put(f"plans/{plan['grid']}/{plan['plan']}.json", _encode(plan))
+
+    def grids(self) -> list[str]:
+        """The grids that have a plan here."""
+        return sorted({path.split("/")[1] for path in self._list("plans")})
+
+    def plans(self, grid: str) -> list[str]:
+        """The plan ids of a grid, oldest first."""
+        return sorted(Path(path).stem for path in self._list(f"plans/{grid}"))
+
+    def load_plan(self, grid: str, plan_id: str | None = None) -> Record:
+        """A resolved plan, the newest where no id is given.
+
+        Raises:
+            StoreError: no such grid or plan; the message lists those that are there.
+        """
+        ids = self.plans(grid)
+        if not ids:
+            there = ", ".join(self.grids()) or "no grid at all"
+            raise StoreError(f"store {self.uri}: no plan of grid {grid!r}; it holds plans of {there}")
+        chosen = plan_id or ids[-1]
+        data = self._get(f"plans/{grid}/{chosen}.json") if chosen in ids else None
+        if data is None:
+            raise StoreError(
+                f"store {self.uri}: grid {grid!r} has no plan {chosen!r}; its newest are {', '.join(ids[:-6:-1])}"
+            )
+        return _decode(data, f"plans/{grid}/{chosen}.json")
+
+    # Preflight
+
+    def probe(self, name: str) -> None:
+        """Write, read and delete a small object.
+
+        Raises:
+            StoreError: the store is not writable or gives back other bytes.
+        """
+        path, data = f"probes/{name}", name.encode()
+        self._put(path, data)
+        back = self._get(path)
+        self._delete([path])
+        if back != data:
+            raise StoreError(f"store {self.uri}: a probe written to {path} was read back as {back!r}")
+
+    # The few calls that touch the backend
+
+    def _put(self, path: str, data: bytes, *, create: bool = False) -> None:
+        if self.folder is not None and not self.folder.is_dir():
+            raise StoreError(f"store {self.uri}: cannot write {path}: {self.folder} does not exist")
+        try:
+            obstore.put(self._backend, path, data, mode="create" if create else "overwrite", use_multipart=False)
+        except AlreadyExistsError:
+            raise
+        except (BaseError, OSError) as error:
+            raise StoreError(f"store {self.uri}: cannot write {path}: {_first_line(error)}") from error
+
+    def _get(self, path: str) -> bytes | None:
+        if self.folder is not None:  # twice as fast as through the backend, and the same bytes
+            try:
+                return (self.folder / path).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                raise StoreError(f"store {self.uri}: cannot read {path}: {_first_line(error)}") from error
+        try:
+            return bytes(obstore.get(self._backend, path).bytes())
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise StoreError(f"store {self.uri}: cannot read {path}: {_first_line(error)}") from error
+
+    def _delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            try:
+                obstore.delete(self._backend, path)
+            except FileNotFoundError:
+                continue
+            except (BaseError, OSError) as error:
+                raise StoreError(f"store {self.uri}: cannot delete {path}: {_first_line(error)}") from error
+
+    def _list(self, prefix: str) -> list[str]:
+        if self.folder is not None and not (self.folder / prefix).is_dir():
+            return []
+        try:
+            return [item["path"] for page in obstore.list(self._backend, prefix) for item in page]
+        except (BaseError, OSError) as error:
+            raise StoreError(f"store {self.uri}: cannot list {prefix}: {_first_line(error)}") from error
+
+    def _names(self, prefix: str) -> list[str]:
+        return [path for path in self._list(prefix) if path.endswith(".json")]
+
+    def _records(self, kind: str, keys: Iterable[str]) -> dict[str, Record]:
+        found = ((key, f"{kind}/{key}.json") for key in keys)
+        return {key: _decode(data, path) for key, path in found if (data := self._get(path)) is not None}
+
+
+def open_store(uri: str, *, create: bool = False) -> Store:
+    """Open a store by path (`./runs`), `file://` or object-store URL (`s3://bucket/prefix`).
+
+    Args:
+        create: make the local folder if it is absent; without it an absent folder is an empty store.
+
+    Raises:
+        StoreError: the address is not usable.
+    """
+    parsed = urlparse(uri)
+    if parsed.scheme in ("", "file"):
+        folder = Path(unquote(parsed.path) if parsed.scheme else uri).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"store {uri}: {folder} is a file; expected a folder")
+        try:
+            if not folder.exists() and not create:
+                return Store(uri, MemoryStore(), folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            return Store(uri, LocalStore(prefix=folder), folder)
+        except (BaseError, OSError) as error:
+            raise StoreError(f"store {uri}: cannot make {folder}: {_first_line(error)}") from error
+    try:
+        return Store(uri, from_url(uri), None)
+    except (BaseError, ValueError, OSError) as error:
+        raise StoreError(f"store {uri}: {_first_line(error)}; expected a path or an s3://, gs:// or az:// URL") from error
+
+
+def _encode(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=True).encode()
+
+
+def _decode(data: bytes, path: str) -> Record:
+    try:
+        return dict(json.loads(data))
+    except ValueError as error:
+        raise StoreError(f"{path} in the store is not valid JSON ({error}); move it away and run again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,267 @@
+"""MLflow as a view of the store: one flat run per stage, found by its key. Only the driver writes it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+PREFIX = "transfergrid."
+MOST_METRICS, MOST_PARAMS = 1000, 100
+Record = Mapping[str, Any]
+
+
+class TrackingError(Exception):
+    """MLflow cannot be reached or used. The message names its address."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A run that MLflow holds: its id, whether it is complete, and the grids it is tagged with."""
+
+    run_id: str
+    complete: bool
+    grids: frozenset[str]
+
+
+def default_uri(store_folder: Path | None) -> str:
+    """$MLFLOW_TRACKING_URI, else a SQLite file in the store (beside the working directory for a remote store)."""
+    folder = store_folder if store_folder is not None else Path.cwd()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+
+
+class Tracker:
+    """A connection to one MLflow experiment.
+
+    Raises:
+        TrackingError: nothing answers at `uri`, or MLflow refuses it.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri, self.experiment = uri, experiment
+        _quiet()
+        if uri.startswith(("http://", "https://")):
+            _knock(uri)
+        self._client, self._experiment_id = _connect(uri, experiment)
+
+    def logged(self) -> dict[str, Logged]:
+        """All runs of the experiment that carry a key; where a key has several, the oldest."""
+        found: dict[str, Logged] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id], max_results=5000, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            for run in page:
+                key = run.data.tags.get(PREFIX + "key")
+                if key:
+                    grids = {t.removeprefix(PREFIX + "grid.") for t in run.data.tags if t.startswith(PREFIX + "grid.")}
+                    complete = run.info.status == "FINISHED" and run.data.tags.get(PREFIX + "status") == "succeeded"
+                    found[key] = Logged(run.info.run_id, complete, frozenset(grids))
+            token = page.token
+            if not token:
+                return found
+
+    def log(self, record: Record, history: list[Mapping[str, float]], grids: Iterable[str], run_id: str | None) -> str:
+        """Write a stage's run, or complete the one that `run_id` names. Repeating it changes nothing."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        began = _milliseconds(record.get("started"))
+        if run_id is None:
+            tags = {PREFIX + "key": record["key"]}
+            run = self._client.create_run(
+                self._experiment_id, start_time=began or None, tags=tags, run_name=record["name"]
+            )
+            run_id = run.info.run_id
+        ended = _milliseconds(record.get("finished")) or int(time.time() * 1000)
+        final = [Metric(name, float(value), ended, 0) for name, value in record.get("metrics", {}).items()]
+        curves = [
+            Metric(f"curve/{name}", float(value), began + int(point["step"]), int(point["step"]))
+            for point in history
+            for name, value in point.items()
+            if name != "step"
+        ]
+        metrics = final + curves
+        params = [Param(name, str(value)[:500]) for name, value in _params(record["spec"])][:MOST_PARAMS]
+        tags = [RunTag(name, value) for name, value in _tags(record, grids).items()]
+        self._client.log_batch(run_id, metrics=metrics[:MOST_METRICS], params=params, tags=tags)
+        for first in range(MOST_METRICS, len(metrics), MOST_METRICS):
+            self._client.log_batch(run_id, metrics=metrics[first : first + MOST_METRICS])
+        status = "FINISHED" if record["outcome"] == "succeeded" else "FAILED"
+        self._client.set_terminated(run_id, status=status, end_time=ended)
+        return str(run_id)
+
+    def tag_grids(self, run_id: str, grids: Iterable[str]) -> None:
+        """Mark a run as belonging to further grids."""
+        for grid in grids:
+            self._client.set_tag(run_id, f"{PREFIX}grid.{grid}", "true")
+
+
+class TrackingThread(threading.Thread):
+    """Writes runs beside the training. It never makes training wait, and a failure of MLflow is told once.
+
+    Args:
+        load: key -> (record, history) from the store.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        grids_of: Mapping[str, Iterable[str]],
+        load: Callable[[str], tuple[Record, list[Mapping[str, float]]] | None],
+        warn: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="mlflow", daemon=True)
+        self._tracker, self._grids_of, self._load, self._warn = tracker, grids_of, load, warn
+        self._queue: queue.Queue[str | Record | None] = queue.Queue()
+        self._logged: dict[str, Logged] = {}
+        self.missed: list[str] = []
+
+    def put(self, item: str | Record) -> None:
+        """Queue a finished stage by its key, or the record of one that failed or is blocked."""
+        self._queue.put(item)
+
+    def finish(self) -> list[str]:
+        """Write all that is queued, then stop. Returns the keys that MLflow did not take."""
+        self._queue.put(None)
+        self.join()
+        return self.missed
+
+    @property
+    def waiting(self) -> int:
+        """Runs not yet written."""
+        return self._queue.qsize()
+
+    def run(self) -> None:
+        """The thread's body."""
+        try:
+            self._logged = self._tracker.logged()
+        except Exception as error:  # MLflow and its backends raise many kinds; training goes on without them
+            self._warn(f"MLflow at {self._tracker.uri} cannot be read: {first_line(error)}")
+        while (item := self._queue.get()) is not None:
+            key = item if isinstance(item, str) else item["key"]
+            try:
+                self._write(key, item)
+            except Exception as error:
+                if not self.missed:
+                    self._warn(f"MLflow at {self._tracker.uri} does not take runs: {first_line(error)}")
+                self.missed.append(key)
+
+    def _write(self, key: str, item: str | Record) -> None:
+        known = self._logged.get(key)
+        grids = set(self._grids_of.get(key, ()))
+        if known is not None and known.complete:
+            self._tracker.tag_grids(known.run_id, sorted(grids - known.grids))
+            return
+        loaded = self._load(item) if isinstance(item, str) else (item, [])
+        if loaded is None:
+            return
+        record, history = loaded
+        run_id = self._tracker.log(record, history, sorted(grids), known.run_id if known else None)
+        self._logged[key] = Logged(run_id, record["outcome"] == "succeeded", frozenset(grids))
+
+
+def run_ids(uri: str, experiment: str, keys: Iterable[str]) -> dict[str, str]:
+    """The MLflow run of each of `keys` that has one.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise TrackingError(f"MLflow at {uri}: no such database")
+    try:
+        logged = Tracker(uri, experiment).logged()
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"MLflow at {uri}: {first_line(error)}") from error
+    return {key: logged[key].run_id for key in keys if key in logged}
+
+
+def first_line(error: BaseException) -> str:
+    """An exception in one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def _quiet() -> None:
+    """No telemetry, no chatter, and no minutes of retries where a server is gone."""
+    import logging
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _knock(uri: str) -> None:
+    """A quick question to a server, so that a wrong address is told in seconds."""
+    try:
+        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in is seen on connecting
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise TrackingError(
+            f"MLflow at {uri}: nothing answers ({reason}); start it, or choose another with --tracking-uri"
+        ) from error
+
+
+def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage != "active":
+            raise TrackingError(f"MLflow at {uri}: experiment {experiment!r} was deleted; restore it or use --experiment")
+        artifacts = None
+        if uri.startswith("sqlite:///"):
+            artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+        identifier = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"MLflow at {uri}: {first_line(error)}") from error
+    return client, str(identifier)
+
+
+def _tags(record: Record, grids: Iterable[str]) -> dict[str, str]:
+    labels = {name: value for name, value in record["labels"].items() if value is not None}
+    plain = {
+        "key": record["key"],
+        "kind": record["kind"],
+        **{name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in labels.items()},
+        "parents": ",".join(record["parents"].values()),
+        "profile": record.get("profile", ""),
+        "node": record.get("node", ""),
+        "status": record["outcome"],
+        **({"error": str(record["error"])[:5000]} if record.get("error") else {}),
+        **{f"grid.{grid}": "true" for grid in grids},
+    }
+    return {PREFIX + name: value for name, value in plain.items()}
+
+
+def _params(spec: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in spec.items():
+        if isinstance(value, Mapping):
+            yield from _params(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _milliseconds(iso: str | None) -> int:
+    return int(datetime.fromisoformat(iso).timestamp() * 1000) if iso else 0

@@ -1,0 +1,96 @@
+"""What every dataset reader must keep. A reader's test is a subclass with a `listing` fixture."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import pytest
+import torch
+
+from trainables.data import DataError, Listing, split, survey
+from trainables.data.stack import load_stack
+
+
+class DatasetContract:
+    """Subclass it and give `listing`: a sound dataset with at least 4 images."""
+
+    size = 32
+
+    @pytest.fixture
+    def listing(self) -> Listing:
+        raise NotImplementedError
+
+    def test_images_masks_and_labels_belong_together(self, listing):
+        assert len(listing.images) == len(listing.masks) == len(listing.labels) == len(set(listing.images))
+        assert not any("\\" in name or name.startswith("/") for name in listing.images)
+
+    def test_numbers_point_at_images_and_each_part_names_them_once(self, listing):
+        for part in (listing.pretrain, listing.pool, listing.train, listing.evaluation):
+            assert set(part) <= set(range(len(listing.images)))
+            assert len(set(part)) == len(part)
+        assert not set(listing.train) & set(listing.evaluation)
+        assert not (listing.pool and (listing.train or listing.evaluation))
+        assert listing.pretrain
+
+    def test_what_the_task_uses_has_masks(self, listing):
+        assert all(listing.masks[number] is not None for number in listing.annotated)
+        assert set(listing.mask_values.values()) <= {0, 1, 255}
+
+    def test_a_survey_is_sound_and_the_second_decodes_nothing(self, listing, tmp_path):
+        first = survey(listing, cache_dir=tmp_path)
+        assert first.problems == ()
+        assert len(first.fingerprint) == 64
+        calls = []
+        second = survey(listing, cache_dir=tmp_path, on_progress=lambda *done: calls.append(done))
+        assert second == first
+        assert calls == []
+
+    def test_a_listing_can_be_sent_to_another_process(self, listing):
+        copy = pickle.loads(pickle.dumps(listing))
+        assert copy == listing
+        assert survey(copy).fingerprint == survey(listing).fingerprint
+
+    def test_stack_rows_follow_the_numbers_asked_for(self, listing, tmp_path):
+        numbers = list(range(len(listing.images)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            whole = load_stack(listing, numbers, self.size, masks=False, cache_dir=tmp_path)
+            part = load_stack(listing, numbers[::-2], self.size, masks=False, cache_dir=tmp_path)
+        assert whole.images.shape == (len(numbers), 3, self.size, self.size)
+        assert whole.images.dtype == torch.uint8
+        assert whole.boxes.shape == (len(numbers), 4)
+        assert whole.boxes.dtype == torch.int64
+        assert whole.masks is None
+        assert torch.equal(part.images, whole.images[numbers[::-2]])
+        assert torch.equal(part.boxes, whole.boxes[numbers[::-2]])
+
+    def test_outside_the_box_images_are_zero_and_masks_not_counted(self, listing, tmp_path):
+        if not listing.annotated:
+            with pytest.raises(DataError, match="mask"):
+                load_stack(listing, [0], self.size, masks=True, cache_dir=tmp_path)
+            return
+        stack = load_stack(listing, listing.annotated, self.size, masks=True, cache_dir=tmp_path)
+        assert stack.masks.dtype == torch.uint8
+        assert set(stack.masks.unique().tolist()) <= {0, 1, 255}
+        assert (stack.masks == 1).any()
+        for image, mask, (top, left, height, width) in zip(stack.images, stack.masks, stack.boxes.tolist(), strict=True):
+            assert max(height, width) == self.size
+            outside = torch.ones_like(mask, dtype=torch.bool)
+            outside[top : top + height, left : left + width] = False
+            assert (image[:, outside] == 0).all()
+            assert (mask[outside] == 255).all()
+
+    def test_splits_are_nested_and_training_never_evaluates(self, listing):
+        if not listing.annotated:
+            with pytest.raises(DataError, match="no image has a mask"):
+                split(listing, 0.5, None, 0)
+            return
+        small, large = split(listing, None, 1, 7), split(listing, None, 2, 7)
+        assert set(small.train) < set(large.train)
+        assert not set(large.train) & set(large.evaluation)
+        if listing.pool:
+            assert set(large.train) | set(large.evaluation) == set(listing.pool)
+        else:
+            assert large.evaluation == listing.evaluation
+        assert set(large.train) <= set(listing.pool or listing.train)

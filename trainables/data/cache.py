@@ -1,0 +1,37 @@
+"""The node-wide cache folder, and files that other processes may read at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def cache_folder(cache_dir: Path | str | None) -> Path:
+    """`cache_dir`, else $TRANSFERGRID_CACHE, else ~/.cache/transfergrid."""
+    return Path(cache_dir or os.environ.get("TRANSFERGRID_CACHE") or Path.home() / ".cache" / "transfergrid")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None when it is missing, unreadable or no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file under a temporary name and rename it. A cache that cannot be written is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(json.dumps(content, separators=(",", ":")))
+            os.replace(temporary, path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError:
+        pass

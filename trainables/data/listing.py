@@ -1,0 +1,174 @@
+"""What a dataset holds, as plain data: names, numbers, and what mask values mean. No torch, no decoding."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BACKGROUND, OBJECT, IGNORE = 0, 1, 255
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+COLOUR = 1 << 24  # tells the value of a colour from that of a grey level
+
+Draw = Callable[[int], tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]
+
+
+class DataError(Exception):
+    """A fault of the data or of the request for it. The message is for the user."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A dataset as a binary segmentation task and a source of images for pretraining.
+
+    Attributes:
+        reader: name in `READERS`.
+        folder: where the dataset lies; `images` and `masks` are relative to it, with forward slashes.
+        images: one name per image; an image's place in this tuple is its *number*.
+        masks: name of the mask of each image, None where it has none.
+        labels: class number (from 0) of each image, None where the set has none.
+        mask_values: pixel value in the file -> 0 background, 1 object, 255 not counted. A value that is not in it is
+            an error. The value of a colour mask's pixel is `colour_value(r, g, b)`.
+        pretrain: numbers that self-supervised pretraining sees.
+        pool: annotated images that a fraction is drawn from; the others of the pool evaluate.
+        train, evaluation: the official parts, where the task has them; then `pool` is empty.
+        notes: what was counted otherwise than expected; for the user, no error.
+        target: name of the object, for messages.
+        exclusive: pixel values of which only one may occur in the whole set, else their meaning is unclear.
+        draw: makes image and mask of a number, uint8 [H, W, 3] and [H, W], where nothing lies on the disk.
+        identity: what stands for the file contents in the fingerprint then.
+    """
+
+    reader: str
+    folder: Path
+    images: tuple[str, ...]
+    masks: tuple[str | None, ...]
+    labels: tuple[int | None, ...]
+    mask_values: Mapping[int, int]
+    pretrain: tuple[int, ...]
+    pool: tuple[int, ...] = ()
+    train: tuple[int, ...] = ()
+    evaluation: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    target: str = "object"
+    exclusive: tuple[int, ...] = ()
+    draw: Draw | None = field(default=None, compare=False)
+    identity: str = ""
+
+    @property
+    def annotated(self) -> tuple[int, ...]:
+        """Numbers of the images that the segmentation task uses."""
+        return self.pool + self.train + self.evaluation
+
+
+def colour_value(red: int, green: int, blue: int) -> int:
+    """The pixel value that stands for a colour in `mask_values`; a grey is its grey level."""
+    return red if red == green == blue else COLOUR | red << 16 | green << 8 | blue
+
+
+def show_value(value: int) -> str:
+    """A pixel value as people write it: `7`, or `(128, 0, 0)` for a colour."""
+    if value < COLOUR:
+        return str(value)
+    return f"({value >> 16 & 255}, {value >> 8 & 255}, {value & 255})"
+
+
+def find_folder(data_root: Path, names: Sequence[str], holds: str) -> Path:
+    """The dataset's folder below `data_root`, by any of `names` in any spelling (case, `-`, `_`, spaces).
+
+    Args:
+        names: accepted names, the preferred first.
+        holds: what is expected in the folder, for the message.
+
+    Raises:
+        DataError: there is none; names all accepted names.
+    """
+    try:
+        present = sorted(entry.name for entry in os.scandir(data_root) if entry.is_dir())
+    except OSError as error:
+        raise DataError(f"{data_root}: cannot read the data root ({error.strerror}); it holds the datasets") from None
+    by_spelling = {_spelling(name): name for name in reversed(present)}
+    for name in names:
+        if name in present:
+            return data_root / name
+    for name in names:
+        if found := by_spelling.get(_spelling(name)):
+            return data_root / found
+    raise DataError(f"{data_root}: no folder {' or '.join(names)}; expected one with {holds}")
+
+
+def _spelling(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+def pictures(folder: Path, extensions: Iterable[str] = PICTURE_EXTENSIONS, *, below: bool = False) -> list[str]:
+    """Sorted names of the pictures in `folder`, relative to it; hidden files (`._*`, `.DS_Store`) are left out.
+
+    Args:
+        below: look into subfolders too.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    found: list[str] = []
+    wanted = tuple(extensions)
+
+    def look(path: Path, prefix: str) -> None:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.name.lower().endswith(wanted):
+                    found.append(prefix + entry.name)
+                elif below and entry.is_dir():
+                    look(Path(entry.path), f"{prefix}{entry.name}/")
+
+    try:
+        look(folder, "")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot read this folder ({error.strerror}); expected one with pictures") from None
+    return sorted(found)
+
+
+def read_lines(path: Path, expected: str) -> list[str]:
+    """The lines of a text list, stripped, without empty ones and `#` comments.
+
+    Raises:
+        DataError: the file is missing, unreadable, or no UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this list ({error.strerror}); expected {expected}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: this list is no UTF-8 text; expected {expected}") from None
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def read_mat(path: Path, variable: str) -> list[int]:
+    """The numbers of a one-dimensional variable of a MATLAB file.
+
+    Raises:
+        DataError: the file is unreadable or has no such variable.
+    """
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
+    expected = f"a MATLAB file with the numbers {variable!r}"
+    try:
+        content = loadmat(path, variable_names=[variable])
+        return [int(number) for number in np.asarray(content[variable]).ravel()]
+    except KeyError:
+        raise DataError(f"{path}: no variable {variable!r} in it; expected {expected}") from None
+    except Exception as error:  # noqa: BLE001 -- scipy raises many kinds for a broken file
+        raise DataError(f"{path}: cannot read this list ({error}); expected {expected}") from None
+
+
+def count_note(what: str, found: int, expected: int) -> tuple[str, ...]:
+    """A note where a count is not the published one, else nothing."""
+    return () if found == expected else (f"{what}: {found}, the published set has {expected}",)

@@ -1,0 +1,77 @@
+"""Oxford-IIIT Pet (Parkhi et al., CVPR 2012): pet against background, 7349 listed images; P1 counts 7375 [P1 Table 1]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainables.data.listing import (
+    BACKGROUND,
+    IGNORE,
+    OBJECT,
+    DataError,
+    Listing,
+    count_note,
+    find_folder,
+    pictures,
+    read_lines,
+)
+from trainables.settings import PetsOptions
+
+FOLDERS = ("oxford-iiit-pet", "oxford_pets", "pets")
+HOLDS = "images/*.jpg, annotations/list.txt and annotations/trimaps/*.png"
+LINE = "lines `NAME CLASS SPECIES BREED`, CLASS from 1"
+BORDER = {"foreground": OBJECT, "background": BACKGROUND, "ignore": IGNORE}
+
+
+def open_listing(data_root: Path, options: PetsOptions) -> Listing:
+    """Task and pretraining: the images of list.txt (else of trainval.txt and test.txt) that have picture and trimap.
+
+    The picture folder holds some files that stand in no list; they are left out. Labels: the 37 breeds.
+
+    Raises:
+        DataError: the folder or all lists are missing; a list is unreadable; none of its names has its files.
+    """
+    folder = find_folder(data_root, FOLDERS, HOLDS)
+    classes = _classes(folder / "annotations")
+    images = _by_stem(folder, "images")
+    trimaps = _by_stem(folder, "annotations/trimaps")
+    names = [name for name in classes if name in images and name in trimaps]
+    if not names:
+        raise DataError(f"{folder}: none of the {len(classes)} listed names has picture and trimap; expected {HOLDS}")
+    numbers = tuple(range(len(names)))
+    notes = count_note("pets: listed images", len(names), 7349)
+    if lacking := len(classes) - len(names):
+        notes += (f"pets: {lacking} listed names lack picture or trimap and are left out",)
+    return Listing(
+        reader="pets",
+        folder=folder,
+        images=tuple(images[name] for name in names),
+        masks=tuple(trimaps[name] for name in names),
+        labels=tuple(classes[name] for name in names),
+        mask_values={1: OBJECT, 2: BACKGROUND, 3: BORDER[options.border]},
+        pretrain=numbers,
+        pool=numbers,
+        notes=notes,
+        target="pet",
+    )
+
+
+def _by_stem(folder: Path, part: str) -> dict[str, str]:
+    return {name.rpartition(".")[0]: f"{part}/{name}" for name in pictures(folder / part, [".jpg", ".png"])}
+
+
+def _classes(annotations: Path) -> dict[str, int]:
+    """Name -> class (from 0) of the listed images, in the order of the list."""
+    lists = [annotations / "list.txt"]
+    if not lists[0].exists():
+        lists = [path for name in ("trainval.txt", "test.txt") if (path := annotations / name).exists()]
+    if not lists:
+        raise DataError(f"{annotations}: no list.txt, trainval.txt or test.txt in it; expected {LINE}")
+    classes: dict[str, int] = {}
+    for path in lists:
+        for line in read_lines(path, LINE):
+            columns = line.split()
+            if len(columns) < 2 or not columns[1].isdecimal() or int(columns[1]) < 1:
+                raise DataError(f"{path}: cannot read the line {line[:80]!r}; expected {LINE}")
+            classes[columns[0]] = int(columns[1]) - 1
+    return classes

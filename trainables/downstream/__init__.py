@@ -1,0 +1,1 @@
+"""Downstream tasks: finetuning a segmentation network, and what is measured on it."""

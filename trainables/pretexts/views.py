@@ -1,0 +1,129 @@
+"""Two augmented views of every image of a batch [P1 §2.2; conrec: data/transform.py, augmentations/contrastive.py].
+
+Per view: random resized crop, flip, colour jitter in random order, grayscale, Gaussian blur. All draws come first, from
+one CPU generator, as small tensors; applying them never waits for the device. What was weighed against writing this, and
+by how much it is faster, stands in crops.py, photometric.py and tests/benchmarks/augmentation.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from trainables.pretexts import photometric
+from trainables.pretexts.crops import draw_crops, resample
+
+FLIP, JITTER, GRAYSCALE, BLUR = 0.5, 0.8, 0.2, 0.5  # probabilities
+STRENGTH = (0.8, 0.8, 0.8)  # brightness, contrast, saturation: factors 1 +- this
+HUE_SHIFT = 0.2  # turns
+SIGMA = (0.1, 2.0)  # pixels
+_CHUNK_PIXELS = 2**17  # on a CPU, views are worked on in pieces that stay in its cache
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """What happens to the colours of V views: CPU tensors, one row for each view.
+
+    factors: float32 [V, 3], brightness, contrast, saturation (1: left alone); shifts: float32 [V], hue in turns (0: left
+    alone); order: int64 [V, 4], the operators (brightness, contrast, saturation, hue) in the order of their application;
+    gray: bool [V]; sigmas: float32 [V], of the blur in pixels (0: none).
+    """
+
+    factors: Tensor
+    shifts: Tensor
+    order: Tensor
+    gray: Tensor
+    sigmas: Tensor
+
+    def __getitem__(self, rows: slice) -> Self:
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+class Views(NamedTuple):
+    """All first views, then all second ones, float32 [2N, 3, H, W] in [0, 1].
+
+    augmented: v, with everything; cropped: u, the same crops and flips with the colours of the photograph.
+    """
+
+    augmented: Tensor
+    cropped: Tensor
+
+
+def two_views(images: Tensor, boxes: Tensor, size: int, generator: torch.Generator) -> Views:
+    """Two independently drawn views of each image.
+
+    Args:
+        images: uint8 [N, 3, S, S] on the device that computes.
+        boxes: int64 [N, 4] (top, left, height, width) of the pictures inside the padded squares, on the CPU.
+        size: side of the views in pixels.
+        generator: of the CPU; the only source of randomness.
+    """
+    count = len(images)
+    both = boxes.repeat(2, 1)
+    crops = draw_crops(both, generator).view(2, count, 4)
+    flips = torch.rand((2, count), generator=generator) < FLIP
+    photometry = draw_photometry(2 * count, generator)
+    cropped = resample(images, boxes, crops, flips, size)
+    return Views(adjust(cropped, photometry), cropped)
+
+
+def draw_photometry(count: int, generator: torch.Generator) -> Photometry:
+    """Draws for `count` views, each on its own."""
+    uniform = torch.rand((count, 12), generator=generator)
+    jittered = uniform[:, :1] < JITTER
+    factors = 1 + torch.tensor(STRENGTH) * (2 * uniform[:, 1:4] - 1)
+    sigmas = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * uniform[:, 11]
+    return Photometry(
+        factors=torch.where(jittered, factors, 1.0),
+        shifts=torch.where(jittered[:, 0], HUE_SHIFT * (2 * uniform[:, 4] - 1), 0.0),
+        order=uniform[:, 5:9].argsort(dim=1),
+        gray=uniform[:, 9] < GRAYSCALE,
+        sigmas=torch.where(uniform[:, 10] < BLUR, sigmas, 0.0),
+    )
+
+
+def adjust(images: Tensor, photometry: Photometry) -> Tensor:
+    """Apply the draws to images [V, 3, H, W] in [0, 1]; gives a new tensor."""
+    count, height, width = len(images), images.shape[2], images.shape[3]
+    chunk = max(1, _CHUNK_PIXELS // (height * width)) if images.device.type == "cpu" else count
+    adjusted = torch.empty_like(images)
+    for start in range(0, count, chunk):
+        rows = slice(start, start + chunk)
+        adjusted[rows] = _adjust(images[rows], photometry[rows])
+    return adjusted
+
+
+def _adjust(images: Tensor, photometry: Photometry) -> Tensor:
+    device = images.device
+    pixels = images.flatten(2)
+    factors = torch.cat([photometry.factors, torch.ones_like(photometry.shifts)[:, None]], dim=1)
+    matrices, offsets = (_move(t, device) for t in photometric.blend_matrices(photometry.order, factors))
+    shifts = _move(photometry.shifts, device)
+    for position in range(photometry.order.shape[1]):
+        pixels = photometric.blend(pixels, matrices[:, position], offsets[:, position])
+        turn = (photometry.order[:, position] == photometric.HUE) & (photometry.shifts != 0)
+        if (rows := _rows(turn, device)) is not None:
+            pixels.index_copy_(0, rows, photometric.shift_hue(pixels[rows], shifts[rows]))
+    if (rows := _rows(photometry.gray, device)) is not None:
+        pixels.index_copy_(0, rows, photometric.grayscale(pixels[rows]))
+    result = pixels.view_as(images)
+    blurred = photometry.sigmas > 0
+    radius = photometric.blur_radius(images.shape[2])
+    if radius > 0 and (rows := _rows(blurred, device)) is not None:
+        kernels = _move(photometric.blur_kernels(photometry.sigmas[blurred], radius), device)
+        result.index_copy_(0, rows, photometric.blur(result[rows], kernels))
+    return result
+
+
+def _rows(chosen: Tensor, device: torch.device) -> Tensor | None:
+    """Row numbers of a CPU mask, on the device; None for no row. Known on the CPU, so the device need not be asked."""
+    rows = chosen.nonzero()[:, 0]
+    return _move(rows, device) if len(rows) else None
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for it: only pinned memory is copied while the host goes on."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
