@@ -1,7 +1,8 @@
 """Tables of a finished (or half-finished) grid: `python -m orchestrator.collect GRID --out DIR`.
 
 Reads the newest plan of the grid in the store, or the one named by `--plan`, and needs no data.
-Writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex}. Exit code 0, also for an incomplete table; 2: the request is wrong.
+Writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex}.
+Exit code 0, also for an incomplete table; 2: the request is wrong.
 """
 
 from __future__ import annotations
@@ -71,14 +72,18 @@ def collect(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.collect",
-        description="Collect the mean ± std table of a grid beside the published values. Needs no data, only the store.",
+        description="The mean ± std table of a grid beside the published values. Needs the store, no data.",
     )
     parser.add_argument("grid", metavar="GRID", help="a built-in name or the YAML file it was run from")
-    parser.add_argument("--out", required=True, metavar="DIR", help="writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex}")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex}"
+    )
     parser.add_argument("--plan", metavar="ID", help="which plan of the grid (default: the newest)")
     parser.add_argument("--store", default="./runs", metavar="URI", help="default %(default)s")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow, for the run ids (default: as run_grid)")
-    parser.add_argument("--experiment", default="transfergrid", metavar="NAME", help="MLflow experiment (default %(default)s)")
+    parser.add_argument(
+        "--experiment", default="transfergrid", metavar="NAME", help="MLflow experiment (default %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, everything human on stderr")
     return parser
 
@@ -147,7 +152,9 @@ def _write(folder: Path, cells: pd.DataFrame, table: Table) -> list[Path]:
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise ResultsError(f"--out: cannot write {folder}: {error.strerror or error}; expected a writable folder") from error
+        raise ResultsError(
+            f"--out: cannot write {folder}: {error.strerror or error}; expected a writable folder"
+        ) from error
     return [folder / name for name in texts]
 
 

@@ -79,10 +79,12 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     where = _where(args, store)
     for text in built.notes:
         console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
-    report = _execute(args, requests, found, store, data_root, where, console, save=lambda: [
-        store.save_plan(plan_record(request, plan, plan_id=plan_id, command=_command()))
-        for request, plan in zip(requests, built.plans, strict=True)
-    ])
+
+    def save() -> None:
+        for request, plan in zip(requests, built.plans, strict=True):
+            store.save_plan(plan_record(request, plan, plan_id=plan_id, command=_command(), data_root=data_root))
+
+    report = _execute(args, requests, found, store, data_root, where, console, save=save)
     return _conclude(args, found, report, console, plan_id, where, time.monotonic() - began)
 
 

@@ -1,4 +1,4 @@
-"""What a stage gets from outside, and what it gives back. The base class serves notebooks, tests and bare GPU machines."""
+"""What a stage gets from outside and what it gives back. The base class serves notebooks, tests and GPU machines."""
 
 from __future__ import annotations
 

@@ -48,6 +48,8 @@ def use_backend(backend: BackendSettings) -> None:
     torch.set_num_threads(backend.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def train(

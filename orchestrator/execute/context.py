@@ -97,4 +97,5 @@ def _parent_weights(store_uri: str, key: str) -> dict[str, Tensor]:
     path = record and record["artifacts"].get("weights")
     if not path:
         raise StageError(f"the store has no weights of the parent stage {key}")
-    return load_tensors(store.artifact(path))
+    tensors: dict[str, Tensor] = load_tensors(store.artifact(path))
+    return tensors

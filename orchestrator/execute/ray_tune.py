@@ -114,7 +114,7 @@ def _check_fits(shapes: Mapping[str, Shape], totals: Mapping[str, float]) -> Non
                 )
 
 
-class GraphSearcher(Searcher):
+class GraphSearcher(Searcher):  # type: ignore[misc]
     """Hands out packs whose parents are done; None while waiting; FINISHED when all stages have ended."""
 
     def __init__(
@@ -169,6 +169,10 @@ class GraphSearcher(Searcher):
         if "outcome" in result:
             self._listener.settle(self._frontier, Outcome(**json.loads(result["outcome"])))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher for `Tuner.restore`, which is not used here: the store is what a run resumes from."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store is what a run is resumed from."""
 
@@ -176,7 +180,7 @@ class GraphSearcher(Searcher):
         """Nothing to restore."""
 
 
-class PackTrainable(tune.Trainable):
+class PackTrainable(tune.Trainable):  # type: ignore[misc]
     """A warm worker: each `step` runs one stage of the pack, so each cell commits and reports on its own."""
 
     def setup(self, config: dict[str, Any]) -> None:

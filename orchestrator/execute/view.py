@@ -44,7 +44,12 @@ class LineView:
             self._cost_done += stage.cost
             self.bad += outcome.outcome != "succeeded"
             number, total = sum(self.ended_by_kind.values()), sum(self.total.values())
-        self.console.print(f"[{number:>{len(str(total))}}/{total}] {describe(stage, outcome)}", markup=False)
+        self.console.print(
+            f"[{number:>{len(str(total))}}/{total}] {describe(stage, outcome)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def eta(self) -> float | None:
         """Seconds left, from the cost done so far; None before anything is done."""
@@ -80,9 +85,7 @@ class LiveView(LineView):
                 thread.join()
 
     def _panel(self) -> Group:
-        bars = Progress(
-            TextColumn("{task.description:<10}"), BarColumn(40), MofNCompleteColumn(), console=self.console
-        )
+        bars = Progress(TextColumn("{task.description:<10}"), BarColumn(40), MofNCompleteColumn(), console=self.console)
         for kind, total in self.total.items():
             bars.add_task(kind, total=total, completed=self.ended_by_kind[kind])
         eta = self.eta()

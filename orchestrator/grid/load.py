@@ -187,7 +187,7 @@ def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
         options = {k: v for k, v in entry.items() if k != "reader"}
         yield from _section(DATASET_OPTIONS[reader], options, source, ("datasets", name))
     known = {*grid.datasets, *DATASET_OPTIONS}
-    asked = [(("columns", i, "dataset"), c.dataset) for i, c in enumerate(grid.columns)]
+    asked: list[tuple[Path_, str]] = [(("columns", i, "dataset"), c.dataset) for i, c in enumerate(grid.columns)]
     asked += [(("columns", i, "pretext_data"), c.pretext_data) for i, c in enumerate(grid.columns) if c.pretext_data]
     asked += [(("rows", i, "pretext_data"), r.pretext_data) for i, r in enumerate(grid.rows) if r.pretext_data]
     asked += [(("stand_ins", k), v) for k, v in grid.stand_ins.items()]
@@ -199,4 +199,6 @@ def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
         homeless = [c.dataset for c in grid.columns if row.pretext and not (row.pretext_data or c.pretext_data)]
         if homeless:
             place = source.place(("rows", i))
-            yield GridError(f"{place}: rows.{i}: no pretext_data for dataset {homeless[0]}; set it in the row or column")
+            yield GridError(
+                f"{place}: rows.{i}: no pretext_data for dataset {homeless[0]}; set it in the row or column"
+            )

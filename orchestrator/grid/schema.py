@@ -20,7 +20,9 @@ def _strict(cls: type) -> type[BaseModel]:
     hints = get_type_hints(cls)
     described: dict[str, Any] = {}
     for dial in fields(cls):
-        default = {"default": dial.default} if dial.default is not MISSING else {"default_factory": dial.default_factory}
+        default = (
+            {"default": dial.default} if dial.default is not MISSING else {"default_factory": dial.default_factory}
+        )
         described[dial.name] = (hints[dial.name], Field(**default, **dial.metadata))
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **described)
 

@@ -110,11 +110,11 @@ def _scalar(node: yaml.Node, name: str) -> Any:
         raise GridError(f"{name}:{node.start_mark.line + 1}: a key must be a plain word or number")
     loader = yaml.SafeLoader("")
     try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node, deep=True)
     except yaml.YAMLError as error:
         raise GridError(f"{name}:{node.start_mark.line + 1}: {getattr(error, 'problem', error)}") from error
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def read_override(text: str) -> Source:

@@ -38,9 +38,7 @@ def build(
         reader = spec["reader"]
         told = (lambda done, total, reader=reader: on_progress(reader, done, total)) if on_progress else None
         facts[name] = examine(reader, spec["options"], data_root, cache_dir=cache_dir, on_progress=told)
-    plans = tuple(
-        expand(request.grid, request.profile, lambda spec: facts[canonical(spec)]) for request in requests
-    )
+    plans = tuple(expand(request.grid, request.profile, lambda spec: facts[canonical(spec)]) for request in requests)
     faults = tuple(dict.fromkeys(fault for found in facts.values() for fault in found.faults))
     notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
     return Plans(plans, faults, notes)
@@ -51,7 +49,7 @@ def new_plan_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
 
-def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str) -> RecordT:
+def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str, data_root: Path) -> RecordT:
     """The resolved plan as the store keeps it: all that `collect`, `report` and `status` need, without the data."""
     grid = request.grid
     return {
@@ -64,6 +62,7 @@ def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str) -> 
         "source": request.path,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
+        "data_root": str(data_root),
         "title": grid.title,
         "references": grid.references,
         "stand_ins": stand_ins_used(grid),

@@ -74,7 +74,8 @@ def restrict(found: Diff, key: str) -> Diff:
         wanted.add(current)
         waiting.extend(p for p in found.stages[current].parents.values() if found.states[p] != "reused")
     states: dict[str, State] = {
-        k: "unneeded" if state in ("to_run", "blocked") and k not in wanted else state for k, state in found.states.items()
+        k: "unneeded" if state in ("to_run", "blocked") and k not in wanted else state
+        for k, state in found.states.items()
     }
     reasons = {k: reason for k, reason in found.reasons.items() if k in wanted}
     return Diff(found.plans, found.stages, states, reasons)

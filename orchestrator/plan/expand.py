@@ -76,19 +76,19 @@ class _Expansion:
         source = _source(row, column)
         parent = self._pretrain(row.pretext, source, network) if row.pretext and source else None
         cells = []
-        for fraction in column.fractions or [None]:
+        fractions: list[float | None] = [*(column.fractions or [None])]
+        for fraction in fractions:
             literal = column.n_train.get(fraction) if fraction and self.grid.train_sizes == "paper" else None
             n_train, problem = self._facts[column.dataset].train_size(fraction, literal)
-            spec = {
+            data = {**self._data[column.dataset], "fraction": fraction if n_train is None else None, "n_train": n_train}
+            spec: dict[str, Any] = {
                 "scenario": row.scenario,
                 "frozen": row.frozen,
                 "network": network,
-                "data": {**self._data[column.dataset], "fraction": None, "n_train": n_train},
+                "data": data,
                 "finetune": dials,
                 "backend": self.backend,
             }
-            if n_train is None:
-                spec["data"]["fraction"] = fraction
             for seed in row.seeds if row.seeds is not None else self.grid.seeds:
                 stage = self._finetune(row, column, fraction, {**spec, "seed": seed}, parent, problem)
                 cells.append(

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.plan.diff import Diff
+from orchestrator.plan.diff import Diff, State
 
 SHOWN = 30
 
@@ -37,9 +37,10 @@ def print_plan(found: Diff, totals: Mapping[str, Any], notes: Sequence[str], con
 
 def _by_kind(found: Diff) -> Table:
     table = Table(box=None)
-    states = ("to_run", "reused", "blocked", "unneeded")
-    for name in ("stages", *states):
-        table.add_column(name.replace("_", " "), justify="left" if name == "stages" else "right")
+    states: tuple[State, ...] = ("to_run", "reused", "blocked", "unneeded")
+    table.add_column("stages")
+    for state in states:
+        table.add_column(state.replace("_", " "), justify="right")
     for kind in dict.fromkeys(stage.kind for stage in found.stages.values()):
         count = Counter(found.states[key] for key, stage in found.stages.items() if stage.kind == kind)
         table.add_row(kind, *(str(count[state]) for state in states))
@@ -51,7 +52,7 @@ def _shared(found: Diff) -> Table:
     children = Counter(parent for stage in found.stages.values() for parent in stage.parents.values())
     table = Table(box=None)
     for name in ("shared stage", "key", "feeds", "state", "cost"):
-        table.add_column(name, justify="right" if name in ("feeds", "cost") else "left")
+        table.add_column(name, justify="right" if name in ("feeds", "cost") else "left", no_wrap=True, overflow="fold")
     for key, count in list(children.items())[:SHOWN]:
         stage = found.stages[key]
         shown_key = key + (" (provisional)" if stage.provisional else "")

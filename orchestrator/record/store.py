@@ -233,7 +233,9 @@ def open_store(uri: str, *, create: bool = False) -> Store:
     try:
         return Store(uri, from_url(uri), None)
     except (BaseError, ValueError, OSError) as error:
-        raise StoreError(f"store {uri}: {_first_line(error)}; expected a path or an s3://, gs:// or az:// URL") from error
+        raise StoreError(
+            f"store {uri}: {_first_line(error)}; expected a path or an s3://, gs:// or az:// URL"
+        ) from error
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:

@@ -79,9 +79,11 @@ class Tracker:
 
         began = _milliseconds(record.get("started"))
         if run_id is None:
-            tags = {PREFIX + "key": record["key"]}
             run = self._client.create_run(
-                self._experiment_id, start_time=began or None, tags=tags, run_name=record["name"]
+                self._experiment_id,
+                start_time=began or None,
+                tags={PREFIX + "key": record["key"]},
+                run_name=record["name"],
             )
             run_id = run.info.run_id
         ended = _milliseconds(record.get("finished")) or int(time.time() * 1000)
@@ -200,6 +202,7 @@ def _quiet() -> None:
     import logging
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     for name in ("mlflow", "alembic"):
@@ -227,7 +230,9 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage != "active":
-            raise TrackingError(f"MLflow at {uri}: experiment {experiment!r} was deleted; restore it or use --experiment")
+            raise TrackingError(
+                f"MLflow at {uri}: experiment {experiment!r} was deleted; restore it or use --experiment"
+            )
         artifacts = None
         if uri.startswith("sqlite:///"):
             artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()

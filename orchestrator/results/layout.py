@@ -1,4 +1,4 @@
-"""The table model arranged for reading: rows and columns as the grid lays them out, labels, bold, ours beside published.
+"""The table model arranged for reading: rows and columns as the grid says, labels, bold, ours beside published.
 
 Every cell is `Shown`: what is printed, without the markup of any format.
 """
@@ -128,7 +128,9 @@ def _beside(ours: Block, published: Block) -> tuple[Block, ...] | None:
     """One block with both values side by side, where it is narrow and both have the same columns."""
     if len(ours.columns) > MOST_COLUMNS_BESIDE or ours.columns != published.columns:
         return None
-    columns = tuple((*labels, title) for labels in ours.columns for title in (ours.title.lower(), published.title.lower()))
+    columns = tuple(
+        (*labels, title) for labels in ours.columns for title in (ours.title.lower(), published.title.lower())
+    )
     cells = tuple(
         tuple(cell for pair in zip(*both, strict=True) for cell in pair)
         for both in zip(ours.cells, published.cells, strict=True)

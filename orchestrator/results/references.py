@@ -9,8 +9,6 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ COLUMNS = (
 )  # fmt: skip
 MATCHED = ("scenario", "model", "dataset", "fraction", "metric")
 TIE_BREAKERS = ("pretext_data", "network", "frozen")  # only where the file lists several values for one of MATCHED
+FOLDER = Path(__file__).resolve().parents[2] / "search_spaces" / "references"
 SCALES = {"fraction": 0, "percent": 2}  # powers of ten from the fraction
 
 Axes = Mapping[str, Any]
@@ -95,15 +94,14 @@ def _same(published: Any, ours: Any) -> bool:
     return bool(published == ours)
 
 
-def _source(name: str) -> Traversable:
+def _source(name: str) -> Path:
     if name.endswith(".csv"):
         if Path(name).is_file():
             return Path(name)
         raise ResultsError(f"published values {name}: no such file")
-    folder = resources.files("search_spaces") / "references"
-    source = folder / f"{name}.csv"
+    source = FOLDER / f"{name}.csv"
     if not source.is_file():
-        there = ", ".join(sorted(item.name.removesuffix(".csv") for item in folder.iterdir() if item.name.endswith(".csv")))
+        there = ", ".join(sorted(path.stem for path in FOLDER.glob("*.csv")))
         raise ResultsError(f"no published values named {name!r}; there are {there}, or give the path of a CSV file")
     return source
 

@@ -91,7 +91,8 @@ def summarise(plan: Mapping[str, Any], cells: pd.DataFrame, references: Sequence
     index, columns, widened = _separating(tuple(layout["index"]), tuple(layout["columns"]), groups)
     if widened:
         warnings.append(
-            f"grid {plan['grid']}: the layout puts several groups in one place; added {', '.join(widened)} to keep them apart"
+            f"grid {plan['grid']}: the layout puts several groups in one place; "
+            f"added {', '.join(widened)} to keep them apart"
         )
     return Table(plan, index, columns, tuple(groups), tuple(warnings))
 
@@ -106,7 +107,8 @@ def _groups(plan: Mapping[str, Any], asked: pd.DataFrame) -> list[Group]:
 
     scale = 10.0 ** SCALES.get(plan["table"]["unit"], 0)
     stats = (asked["value"] * scale).groupby(codes).agg(["mean", "std", "count", "size"]).round(NOISE)
-    status = {name: (asked["status"] == name).groupby(codes).sum() for name in ("failed", "blocked", "missing", "constant")}
+    states = ("failed", "blocked", "missing", "constant")
+    status = {state: (asked["status"] == state).groupby(codes).sum() for state in states}
     columns = (stats["mean"], stats["std"], stats["count"], stats["size"], *status.values())
     stand_ins = plan.get("stand_ins") or {}
     groups = []
@@ -135,7 +137,8 @@ def _check_distinct(plan: Mapping[str, Any], identities: Sequence[tuple[Any, ...
     seen = set()
     for identity, seed in zip(identities, seeds, strict=True):
         if (identity, seed) in seen:
-            axes = ", ".join(f"{axis}={value}" for axis, value in zip(IDENTITY, identity, strict=True) if value is not None)
+            named = zip(IDENTITY, identity, strict=True)
+            axes = ", ".join(f"{axis}={value}" for axis, value in named if value is not None)
             raise ResultsError(
                 f"grid {plan['grid']}: two rows look the same ({axes}, seed={seed}); give them different model names"
             )

@@ -74,7 +74,9 @@ class DatasetContract:
         assert stack.masks.dtype == torch.uint8
         assert set(stack.masks.unique().tolist()) <= {0, 1, 255}
         assert (stack.masks == 1).any()
-        for image, mask, (top, left, height, width) in zip(stack.images, stack.masks, stack.boxes.tolist(), strict=True):
+        for image, mask, (top, left, height, width) in zip(
+            stack.images, stack.masks, stack.boxes.tolist(), strict=True
+        ):
             assert max(height, width) == self.size
             outside = torch.ones_like(mask, dtype=torch.bool)
             outside[top : top + height, left : left + width] = False

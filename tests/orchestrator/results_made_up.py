@@ -6,17 +6,22 @@ from typing import Any
 
 from orchestrator.results.references import load
 
+# fmt: off
 LAYOUTS: dict[str, dict[str, Any]] = {
     "p1-table2": {"index": ["scenario", "model"], "columns": ["dataset", "fraction"], "value": ["dice"], "decimals": 1},
-    "p1-table3": {"index": ["scenario", "model"], "columns": ["metric"], "value": ["dice_eval", "iou_eval"], "decimals": 2},
-    "p1-table4": {"index": ["scenario", "model", "pretext_data"], "columns": ["dataset"], "value": ["dice"], "decimals": 1},
-    "p1-table5": {"index": ["scenario", "model", "pretext_data"], "columns": ["dataset"], "value": ["dice"], "decimals": 1},
+    "p1-table3": {"index": ["scenario", "model"], "columns": ["metric"], "value": ["dice_eval", "iou_eval"],
+                  "decimals": 2},
+    "p1-table4": {"index": ["scenario", "model", "pretext_data"], "columns": ["dataset"], "value": ["dice"],
+                  "decimals": 1},
+    "p1-table5": {"index": ["scenario", "model", "pretext_data"], "columns": ["dataset"], "value": ["dice"],
+                  "decimals": 1},
     "p1-table6": {"index": ["model"], "columns": ["dataset", "fraction"], "value": ["dice"], "decimals": 1},
     "p2-table2": {"index": ["dataset", "model", "network"], "columns": ["metric"], "value": ["miou"], "decimals": 4},
     "p2-table3": {"index": ["dataset", "model", "network"], "columns": ["metric"], "value": ["miou"], "decimals": 4},
     "p2-table4": {"index": ["model", "network"], "columns": [], "value": ["accuracy"], "decimals": 3},
     "p2-table5": {"index": ["dataset", "model", "network"], "columns": ["metric"], "value": ["miou"], "decimals": 4},
 }
+# fmt: on
 
 Made = tuple[dict[str, Any], dict[str, dict[str, Any]]]
 

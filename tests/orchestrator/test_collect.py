@@ -112,7 +112,9 @@ def test_requests_that_cannot_be_met(store: Store, tmp_path: Path, capsys: pytes
         assert "Traceback" not in err
 
 
-def test_a_missing_reference_file_is_only_a_warning(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_reference_file_is_only_a_warning(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store.save_plan(plan([cell(key="00ff")], references="p9-table9"))
     assert run(store, "made-up", "--out", str(tmp_path)) == 0
     assert "warning: no published values named 'p9-table9'" in capsys.readouterr().err

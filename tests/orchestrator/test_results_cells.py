@@ -13,11 +13,14 @@ from orchestrator.results.cells import tidy
 from orchestrator.results.render.comma import cells_csv
 
 CONTRACT = (
-    "grid,scenario,frozen,model,pretext,pretext_data,network,dataset,fraction,n_train,seed,metric,value,status,key,run_id"
+    "grid,scenario,frozen,model,pretext,pretext_data,network,dataset,fraction,n_train,seed,"
+    "metric,value,status,key,run_id"
 )
 
 
-def rows(made: dict, commits: dict | None = None, failures: dict | None = None, run_ids: dict | None = None) -> list[dict]:
+def rows(
+    made: dict, commits: dict | None = None, failures: dict | None = None, run_ids: dict | None = None
+) -> list[dict]:
     text = cells_csv(tidy(made, commits or {}, failures or {}, run_ids))
     return list(csv.DictReader(io.StringIO(text)))
 
@@ -81,7 +84,8 @@ def test_a_constant_is_its_own_value_and_status() -> None:
 
 def test_stand_ins_are_named_where_they_serve() -> None:
     cells = [cell(dataset="flowers17", pretext_data="flowers102"), cell(dataset="pets", pretext_data=None)]
-    assert [r["stand_ins"] for r in rows(plan(cells, stand_ins={"flowers102": "flowers17"}))] == ["flowers102=flowers17", ""]
+    served = plan(cells, stand_ins={"flowers102": "flowers17"})
+    assert [r["stand_ins"] for r in rows(served)] == ["flowers102=flowers17", ""]
     assert [r["stand_ins"] for r in rows(plan(cells, stand_ins={"*": "shapes"}))] == [
         "flowers102=shapes; flowers17=shapes",
         "pets=shapes",

@@ -30,6 +30,7 @@ P1_TABLE6 = """
 82.5 0.7  91.3 0.2  94.8 0.1  82.4 0.4  87.1 0.18  89.6 0.1
 85.7 1.8  92.2 0.4  95.3 0.1  83.1 0.5  87.5 0.6  90.0 0.1
 """
+PRINTED = {"p1-table2": P1_TABLE2, "p1-table4": P1_TABLE4, "p1-table6": P1_TABLE6}
 P2_TABLE4 = ["71.75", "72.3", "70.715", "59.03", "75.67", "55.32", "36.83"]
 ROWS = {
     "p1-table1": 6, "p1-table2": 36, "p1-table3": 6, "p1-table4": 24, "p1-table5": 14, "p1-table6": 12,
@@ -45,7 +46,7 @@ def test_every_table_has_all_its_values(name: str, rows: int) -> None:
     assert {reference.unit for reference in references} <= {"percent", "fraction", "count"}
 
 
-@pytest.mark.parametrize(("name", "text"), [("p1-table2", P1_TABLE2), ("p1-table4", P1_TABLE4), ("p1-table6", P1_TABLE6)])
+@pytest.mark.parametrize(("name", "text"), PRINTED.items())
 def test_values_are_the_printed_ones_in_the_printed_order(name: str, text: str) -> None:
     assert " ".join(f"{r.mean} {r.std}" for r in load(name)) == " ".join(text.split())
 
@@ -57,7 +58,7 @@ def test_trailing_digits_stay_as_printed() -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_published_value_finds_exactly_its_group(name: str) -> None:
-    made, commits = published(name)
+    made, _ = published(name)
     metrics = made["table"]["value"]
     groups = {repr({**c, "seed": 0, "key": 0, "metric": m}): {**c, "metric": m} for c in made["cells"] for m in metrics}
     found, warnings = match(list(groups.values()), load(name))
@@ -72,7 +73,8 @@ def test_the_built_in_grids_leave_no_published_value_over(name: str) -> None:
         {
             "scenario": row.scenario, "frozen": row.frozen, "model": row.model, "dataset": column.dataset,
             "pretext_data": (row.pretext_data or column.pretext_data) if row.pretext else None,
-            "network": {**grid.network, **row.network}.get("name", "conrec-unet"), "fraction": fraction, "metric": metric,
+            "network": {**grid.network, **row.network}.get("name", "conrec-unet"), "fraction": fraction,
+            "metric": metric,
         }
         for row in grid.rows for column in grid.columns for fraction in column.fractions or [None]
         for metric in grid.table.value

@@ -20,7 +20,7 @@ P1_TABLE2 = """
 1 (random-init) | Random         | 79.1 ± 1.0 | 89.4 ± 0.8 | 94.3 ± 0.0 | 71.7 ± 5.2 | 84.2 ± 0.9 | 88.2 ± 0.3
 2 (cls-enc)     | SimCLR         | 77.7 ± 0.4 | 88.8 ± 0.3 | 94.1 ± 0.1 | 79.2 ± 1.1 | 85.1 ± 0.1 | 88.2 ± 0.4
 3 (seg-enc-dec) | Reconstruction | 84.4 ± 0.6 | 91.8 ± 0.2 | 95.0 ± 0.1 | 80.5 ± 1.5 | 86.8 ± 0.2 | 89.6 ± 0.3
-3 (seg-enc-dec) | ConRec         | **85.7 ± 1.8** | **92.2 ± 0.4** | **95.3 ± 0.1** | 83.1 ± 0.5 | **87.5 ± 0.6** | **90.0 ± 0.1**
+3 (seg-enc-dec)|ConRec|**85.7 ± 1.8** | **92.2 ± 0.4** | **95.3 ± 0.1** | 83.1 ± 0.5 | **87.5 ± 0.6** | **90.0 ± 0.1**
 4 (seg-enc)     | Reconstruction | 84.6 ± 0.2 | 92.0 ± 0.1 | 95.0 ± 0.0 | 81.2 ± 0.1 | 86.9 ± 0.5 | 89.5 ± 0.1
 4 (seg-enc)     | ConRec         | 84.7 ± 0.6 | 92.1 ± 0.1 | **95.3 ± 0.1** | **83.3 ± 0.6** | 87.2 ± 0.4 | 89.8 ± 0.2
 """
@@ -51,7 +51,7 @@ def table_of(made: dict[str, Any], commits: dict[str, Any]) -> Table:
 
 
 def split_rows(text: str) -> list[list[str]]:
-    return [[field.strip() for field in line.strip(" |").split(" | ")] for line in text.strip().splitlines()]
+    return [[field.strip() for field in line.strip(" |").split("|")] for line in text.strip().splitlines()]
 
 
 def markdown_rows(text: str) -> list[list[str]]:
@@ -67,14 +67,14 @@ def latex_rows(text: str) -> list[list[str]]:
     return [row for row in rows if re.search(r"\d\.\d", row[-1])]
 
 
-@pytest.mark.parametrize("name, text", [("p1-table3", P1_TABLE3), ("p2-table2", P2_TABLE2)])
+@pytest.mark.parametrize(("name", "text"), [("p1-table3", P1_TABLE3), ("p2-table2", P2_TABLE2)])
 def test_narrow_tables_stand_beside_the_published_ones(name: str, text: str) -> None:
     table = table_of(*published(name))
     assert markdown_rows(markdown(table)) == split_rows(text)
     assert latex_rows(latex(table)) == split_rows(text)
 
 
-@pytest.mark.parametrize("name, text", [("p1-table2", P1_TABLE2), ("p1-table6", P1_TABLE6)])
+@pytest.mark.parametrize(("name", "text"), [("p1-table2", P1_TABLE2), ("p1-table6", P1_TABLE6)])
 def test_wide_tables_stand_above_the_published_ones(name: str, text: str) -> None:
     table = table_of(*published(name))
     printed = split_rows(text)
@@ -107,14 +107,16 @@ def test_latex_is_balanced_and_says_where_it_comes_from() -> None:
     assert text.count("{") == text.count("}")
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
     spec = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
-    assert spec and len(spec[1]) == 8
+    assert spec is not None
+    assert len(spec[1]) == 8
     assert {line.count("&") for line in text.splitlines() if re.search(r"\\pm.*\\\\$", line)} == {7}
     assert "% grid: p1-table2\n% profile: paper\n% plan: 20261121T231500Z-ab12cd34\n% n: 3 (seeds" in text
 
 
 def test_hostile_text_stays_text() -> None:
     name = "a|b_c & 50% $x$ {y} \\input{z} #1 ~^ <b>`q` *w*\n\\end{tabular}"
-    made = plan([cell(model=name, key="a"), cell(model="b", key="b")], title=f"T {name}", command="run\n\\evil", footnotes=[name])
+    cells = [cell(model=name, key="a"), cell(model="b", key="b")]
+    made = plan(cells, title=f"T {name}", command="run\n\\evil", footnotes=[name])
     table = table_of(made, {"a": commit("a", dice=0.5), "b": commit("b", dice=0.4)})
     text = latex(table)
     assert r"a|b\_c \& 50\% \$x\$ \{y\} \textbackslash{}input\{z\} \#1" in text
@@ -172,6 +174,8 @@ def test_an_empty_plan_still_renders() -> None:
     terminal(table, io.StringIO())
 
 
-@pytest.mark.parametrize(("raw", "safe"), [("a~b", r"a\textasciitilde{}b"), ("x^2", r"x\textasciicircum{}2"), ("—", "---")])
+@pytest.mark.parametrize(
+    ("raw", "safe"), [("a~b", r"a\textasciitilde{}b"), ("x^2", r"x\textasciicircum{}2"), ("—", "---")]
+)
 def test_escape(raw: str, safe: str) -> None:
     assert escape(raw) == safe

@@ -69,13 +69,21 @@ def flowers102(root: Path, count: int = 9) -> Path:
         save_image(root / "jpg" / f"image_{number:05d}.jpg", seed=number)
     numbers = np.arange(1, count + 1)
     savemat(root / "imagelabels.mat", {"labels": (numbers[None] * 7) % 3 + 1})
-    savemat(root / "setid.mat", {"trnid": numbers[None, 0::3], "valid": numbers[None, 1::3], "tstid": numbers[None, 2::3]})
+    savemat(
+        root / "setid.mat", {"trnid": numbers[None, 0::3], "valid": numbers[None, 1::3], "tstid": numbers[None, 2::3]}
+    )
     return root
 
 
 def pets(root: Path) -> Path:
     """Five listed pets of three breeds, an unlisted one without a pet pixel, and files of another system."""
-    listed = {"Abyssinian_1": (1, 1), "Abyssinian_2": (1, 1), "beagle_3": (5, 2), "beagle_10": (5, 2), "Sphynx_4": (34, 1)}
+    listed = {
+        "Abyssinian_1": (1, 1),
+        "Abyssinian_2": (1, 1),
+        "beagle_3": (5, 2),
+        "beagle_10": (5, 2),
+        "Sphynx_4": (34, 1),
+    }
     for seed, name in enumerate([*listed, "Abyssinian_34"]):
         save_image(root / "images" / f"{name}.jpg", seed=seed)
         save_mask(root / "annotations" / "trimaps" / f"{name}.png", [1, 3, 2, 2] if name in listed else [2, 2, 2, 2])

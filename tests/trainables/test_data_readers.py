@@ -74,7 +74,9 @@ class TestFlowers102(DatasetContract):
         trees.flowers102(tmp_path / "flowers-102")
         return open_dataset("flowers102", tmp_path)
 
-    def test_equals_torchvision(self, listing, tmp_path):
+    def test_equals_torchvision(self, listing, tmp_path, monkeypatch):
+        # torchvision compares the lists with the digests of the published ones, which ours are not
+        monkeypatch.setattr(torchvision.datasets.Flowers102, "_check_integrity", lambda self: True)
         seen = 0
         for part in ("train", "val", "test"):
             theirs = torchvision.datasets.Flowers102(tmp_path, split=part, download=False)

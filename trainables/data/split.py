@@ -65,7 +65,7 @@ def _size(listing: Listing, available: int, fraction: float | None, n_train: int
             raise DataError(f"{where}: fraction must be above 0 and at most 1, but got {fraction}")
         exact = Decimal(str(fraction)) * available
         n = int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
-        asked = f"{Decimal(str(fraction)) * 100:g} % of {available} images"
+        asked = f"{float(Decimal(str(fraction)) * 100):g} % of {available} images"
     elif listing.pool:
         raise DataError(f"{where}: it has no official parts, so a fraction or n_train is needed")
     else:

@@ -168,8 +168,8 @@ def _mapped(part: _Part, folder: Path, count: int) -> Arrays | None:
     arrays: Arrays = {}
     for name, (shape, kind) in part.rows.items():
         try:
-            array = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-        except (OSError, ValueError):
+            array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="c")  # refuses pickled objects
+        except (OSError, ValueError, EOFError):
             return None
         if array.shape != (count, *shape) or array.dtype != np.dtype(kind):
             return None

@@ -83,10 +83,14 @@ def _header(index: Labels, columns: Sequence[Labels]) -> Iterator[str]:
         ]
         last = level == depth - 1
         lead = list(map(escape, index)) if last else [""] * len(index)
-        cells = [escape(text) if span == 1 else rf"\multicolumn{{{span}}}{{c}}{{{escape(text)}}}" for text, span in spans]
+        cells = [_spanning(text, span) for text, span in spans]
         yield " & ".join([*lead, *cells]) + r" \\"
         if not last:
             yield "".join(_rules(len(index), [span for _, span in spans]))
+
+
+def _spanning(text: str, span: int) -> str:
+    return escape(text) if span == 1 else rf"\multicolumn{{{span}}}{{c}}{{{escape(text)}}}"
 
 
 def _rules(start: int, spans: Sequence[int]) -> Iterator[str]:

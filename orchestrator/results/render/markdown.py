@@ -26,9 +26,7 @@ def markdown(table: Table) -> str:
 
 def _grid(sheet: Sheet, block: Block) -> str:
     header = [*map(_escape, sheet.index), *(_escape(", ".join(filter(None, labels))) for labels in block.columns)]
-    rows = [
-        [*map(_escape, labels), *map(_cell, cells)] for labels, cells in zip(sheet.rows, block.cells, strict=True)
-    ]
+    rows = [[*map(_escape, labels), *map(_cell, cells)] for labels, cells in zip(sheet.rows, block.cells, strict=True)]
     widths = [max(3, *(len(row[n]) for row in (header, *rows))) for n in range(len(header))]
     left = len(sheet.index)
     rule = [("-" * width if n < left else "-" * (width - 1) + ":") for n, width in enumerate(widths)]
@@ -36,9 +34,8 @@ def _grid(sheet: Sheet, block: Block) -> str:
 
 
 def _line(row: Iterable[str], widths: list[int], left: int) -> str:
-    padded = (
-        text.ljust(width) if n < left else text.rjust(width) for n, (text, width) in enumerate(zip(row, widths, strict=True))
-    )
+    cells = zip(row, widths, strict=True)
+    padded = (text.ljust(width) if n < left else text.rjust(width) for n, (text, width) in enumerate(cells))
     return f"| {' | '.join(padded)} |"
 
 

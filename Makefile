@@ -1,0 +1,48 @@
+# Targets for people: demo, test, check. `make setup` prepares .venv once and again when the pins change.
+# On a machine without a GPU, `make demo TORCH_BACKEND=cpu` leaves the CUDA libraries (3 GB) out.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= python3
+TORCH_BACKEND ?=
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: setup demo test check lock clean bench-augmentation
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .uv && .uv/bin/python -m pip install -q uv; }
+	@test -x $(PY) || $(UV) venv -q --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	$(UV) pip install -q --compile-bytecode -p $(PY) -c constraints.txt \
+	  $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) -e '.[dev,peers]'
+	@touch $@
+
+demo: setup
+	$(PY) -m orchestrator.run_grid smoke --store runs/demo
+	$(PY) -m orchestrator.collect smoke --store runs/demo --out results
+	@echo
+	@echo "The table:       results/smoke/table.md (also .csv, .tex; every cell in cells.csv)"
+	@echo "MLflow database: runs/demo/mlflow.db"
+	@echo "Open the UI:     $(VENV)/bin/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db"
+
+test: setup
+	$(PY) -m pytest
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench-augmentation: setup
+	$(PY) tests/benchmarks/augmentation.py
+
+lock: ## write constraints.txt from the present environment
+	$(UV) pip freeze -p $(PY) --exclude-editable > constraints.txt
+
+clean:
+	rm -rf $(VENV) .uv runs results .mypy_cache .ruff_cache

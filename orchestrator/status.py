@@ -1,0 +1,186 @@
+"""`python -m orchestrator.status [GRID]`: how a run stands, what a key means, how to run one stage again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.plan.stages import Stage
+    from orchestrator.record.store import Store
+
+WRONG_REQUEST = 2
+STALE_SECONDS = 60.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of the contract."""
+    p = argparse.ArgumentParser(prog="python -m orchestrator.status", description=__doc__)
+    p.add_argument("grid", nargs="?", metavar="GRID", help="a grid that has a plan in the store (default: the newest)")
+    p.add_argument("--plan", help="plan id (default: the grid's newest)")
+    p.add_argument("--store", default="./runs", help="path or s3:// URL of the results (default ./runs)")
+    p.add_argument("--explain", metavar="KEY", help="what a key stands for, and where it differs from the most similar")
+    p.add_argument("--replay", metavar="KEY", help="print the command that runs exactly this stage, inline")
+    p.add_argument("--watch", action="store_true", help="refresh until nothing runs")
+    p.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    from rich.console import Console
+
+    from orchestrator.record.store import StoreError, open_store
+
+    args = parser().parse_args(argv)
+    console = Console(stderr=args.json)
+    try:
+        store = open_store(args.store)
+        if args.explain or args.replay:
+            return _one_key(args, store, console)
+        return _show(args, store, console)
+    except (StoreError, LookupError) as error:
+        text = error.args[0] if error.args else error
+        Console(stderr=True).print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
+        return WRONG_REQUEST
+    except KeyboardInterrupt:
+        return 130
+
+
+def _one_key(args: argparse.Namespace, store: Store, console: Console) -> int:
+    stage, plan = _find(args.explain or args.replay, store)
+    if args.replay:
+        print(_replay(stage, plan, args.store))
+        return 0
+    from orchestrator.plan.explain import differences, flat_identity, most_similar
+
+    everyone = {s.key: s for _, record in _plans(store) for s in _stages(record)}
+    other = most_similar(stage, everyone.values())
+    parts = differences(stage, other) if other else []
+    if args.json:
+        like = {"key": other.key, "name": other.name, "differs": parts} if other else None
+        print(json.dumps({"key": stage.key, "name": stage.name, "identity": flat_identity(stage), "similar": like}))
+        return 0
+    console.print(f"{stage.key}  {stage.kind} {stage.name}", markup=False, highlight=False)
+    for name, value in flat_identity(stage).items():
+        console.print(f"  {name} = {value}", markup=False, highlight=False, soft_wrap=True)
+    if other is not None:
+        console.print(f"most similar: {other.key}  {other.kind} {other.name}", markup=False, highlight=False)
+        for name, mine, theirs in parts:
+            console.print(f"  {name}: {mine} here, {theirs} there", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _plans(store: Store) -> list[tuple[str, dict[str, Any]]]:
+    return [(grid, store.load_plan(grid, plan)) for grid in store.grids() for plan in store.plans(grid)[::-1]]
+
+
+def _stages(record: dict[str, Any]) -> list[Stage]:
+    from orchestrator.plan.stages import Stage
+
+    return [Stage.from_record(stage) for stage in record["stages"].values()]
+
+
+def _find(prefix: str, store: Store) -> tuple[Stage, dict[str, Any]]:
+    found: dict[str, tuple[Stage, dict[str, Any]]] = {}
+    for _, record in _plans(store):
+        for stage in _stages(record):
+            if stage.key.startswith(prefix):
+                found.setdefault(stage.key, (stage, record))
+    if not found:
+        raise LookupError(f"no stage in a plan of {store.uri} has a key that begins with {prefix!r}")
+    if len(found) > 1:
+        raise LookupError(f"{len(found)} keys begin with {prefix!r}: {', '.join(sorted(found)[:5])}")
+    return next(iter(found.values()))
+
+
+def _replay(stage: Stage, plan: dict[str, Any], store: str) -> str:
+    """The command: the plan's own request, cut down to one stage and kept in this process."""
+    words = ["python", "-m", "orchestrator.run_grid", plan["source"] if _is_file(plan) else plan["grid"]]
+    words += ["--profile", plan["profile"]]
+    words += [word for text in plan["overrides"] for word in ("--set", text)]
+    words += [word for text in plan["only"] for word in ("--only", text)]
+    words += ["--data-root", plan["data_root"], "--store", store, "--executor", "inline", "--stage", stage.key]
+    return shlex.join(words)
+
+
+def _is_file(plan: dict[str, Any]) -> bool:
+    from orchestrator.grid.load import builtin_grids
+
+    return plan["grid"] not in builtin_grids()
+
+
+def _show(args: argparse.Namespace, store: Store, console: Console) -> int:
+    record = store.load_plan(args.grid or _newest_grid(store), args.plan)
+    while True:
+        state = _state(store, record)
+        if args.json:
+            print(json.dumps(state))
+            return 0
+        _print(record, state, console)
+        if not args.watch or not state["running"]:
+            return 0
+        time.sleep(5)
+
+
+def _newest_grid(store: Store) -> str:
+    newest = max(((store.plans(grid)[-1], grid) for grid in store.grids()), default=None)
+    if newest is None:
+        raise LookupError(f"store {store.uri} holds no plan yet; run a grid first")
+    return newest[1]
+
+
+def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
+    stages = {stage.key: stage for stage in _stages(record)}
+    finished = store.finished() & stages.keys()
+    failures = {k: f for k, f in store.failures(stages.keys() - finished).items()}
+    now = time.time()
+    beats = [b for k, b in store.heartbeats().items() if k in stages and now - b["beat"] < STALE_SECONDS]
+    running = {b["key"] for b in beats}
+    by_state: dict[str, int] = {"succeeded": len(finished), "running": len(running)}
+    for ending in ("failed", "blocked"):
+        by_state[ending] = sum(f["outcome"] == ending and k not in running for k, f in failures.items())
+    by_state["blocked"] += sum(s.blocked is not None and k not in failures for k, s in stages.items())
+    by_state["waiting"] = len(stages) - sum(by_state.values())
+    left = sum(s.cost for k, s in stages.items() if k not in finished and k not in failures and not s.blocked)
+    return {
+        "grid": record["grid"],
+        "plan": record["plan"],
+        "profile": record["profile"],
+        "stages": by_state,
+        "running": beats,
+        "eta_seconds": _eta(store, stages, finished, left, len(running)),
+        "failures": [{"key": k, "name": stages[k].name, "error": f["error"]} for k, f in failures.items()],
+    }
+
+
+def _eta(store: Store, stages: dict[str, Stage], finished: set[str], left: float, workers: int) -> float | None:
+    """Cost left, at the speed at which finished stages of this plan went, on the workers that run now."""
+    spent = sum(c["seconds"] for c in store.commits(finished).values())
+    done = sum(stages[key].cost for key in finished)
+    return round(left * spent / done / workers, 1) if done and workers else None
+
+
+def _print(record: dict[str, Any], state: dict[str, Any], console: Console) -> None:
+    from orchestrator.execute.view import running_table, seconds_text
+
+    console.print(
+        f"{record['grid']}: {record['title']} (profile {record['profile']}, plan {record['plan']})", markup=False
+    )
+    console.print(", ".join(f"{n} {name}" for name, n in state["stages"].items() if n), highlight=False)
+    if state["running"]:
+        console.print(running_table(state["running"]))
+    if state["eta_seconds"] is not None:
+        console.print(f"about {seconds_text(state['eta_seconds'])} left")
+    for failure in state["failures"][:20]:
+        console.print(f"{failure['name']} ({failure['key']}): {failure['error']}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
