@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data-root", type=Path, help="datasets by name below it (default $TRANSFERGRID_DATA, else ./data)")
     p.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="any setting")
     p.add_argument("--only", action="append", default=[], metavar="AXIS=VALUE", help="restrict rows or columns")
-    p.add_argument("--stage", metavar="KEY", help="only this stage and what it needs")
+    p.add_argument("--stage", metavar="KEY", help="only this stage; a finished one runs again to compare")
     p.add_argument("--store", default="./runs", help="path or s3:// URL of the results (default ./runs)")
     p.add_argument("--tracking-uri", help="MLflow (default $MLFLOW_TRACKING_URI, else SQLite in the store)")
     p.add_argument("--experiment", default="transfergrid", help="MLflow experiment (default transfergrid)")
@@ -81,10 +81,14 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
         console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def save() -> None:
+        if args.stage:
+            return  # a look at one stage is no new plan of the grid
         for request, plan in zip(requests, built.plans, strict=True):
             store.save_plan(plan_record(request, plan, plan_id=plan_id, command=_command(), data_root=data_root))
 
     report = _execute(args, requests, found, store, data_root, where, console, save=save)
+    if args.stage:
+        _compare(report, store, console)
     return _conclude(args, found, report, console, plan_id, where, time.monotonic() - began)
 
 
@@ -186,7 +190,12 @@ def _execute(
 
     run = requests[0].grid.run
     address = store.uri if "://" in store.uri else str(store.folder)
-    job = Job(store=address, data_root=str(data_root.absolute()), checkpoint_seconds=run.checkpoint_seconds)
+    job = Job(
+        store=address,
+        data_root=str(data_root.absolute()),
+        checkpoint_seconds=run.checkpoint_seconds,
+        again=bool(args.stage),
+    )
     for reason in _root_causes(found):
         console.print(f"blocked: {reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(_headline(found), highlight=False)
@@ -211,6 +220,15 @@ def _headline(found: Diff) -> str:
     parts = [f"{len(found.cells)} cells", f"{len(found.to_run)} stages to run", f"{len(found.keys('reused'))} reused"]
     blocked = found.keys("blocked")
     return ", ".join([*parts, f"{len(blocked)} blocked"] if blocked else parts)
+
+
+def _compare(report: Report, store: Store, console: Console) -> None:
+    """After `--stage`: what this run gave against what the store holds."""
+    for key, record in store.commits(report.metrics).items():
+        pairs = [(name, value, record["metrics"].get(name)) for name, value in report.metrics[key].items()]
+        apart = [f"{name} {value!r}, recorded {kept!r}" for name, value, kept in pairs if value != kept]
+        told = "; ".join(apart) if apart else "equal to the record, digit for digit"
+        console.print(f"{key}: {told}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _conclude(

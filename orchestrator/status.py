@@ -139,7 +139,7 @@ def _newest_grid(store: Store) -> str:
 def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
     stages = {stage.key: stage for stage in _stages(record)}
     finished = store.finished() & stages.keys()
-    failures = {k: f for k, f in store.failures(stages.keys() - finished).items()}
+    failures = store.failures(stages.keys() - finished)
     now = time.time()
     beats = [b for k, b in store.heartbeats().items() if k in stages and now - b["beat"] < STALE_SECONDS]
     running = {b["key"] for b in beats}

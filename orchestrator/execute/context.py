@@ -28,7 +28,7 @@ class StoreContext(Context):
     def __init__(self, store: Store, stage: Stage, job: Job) -> None:
         super().__init__(
             job.data_root,
-            Path("."),
+            Path(),
             device=choose_device(job.device),
             checkpoint_seconds=job.checkpoint_seconds,
             cache_dir=job.cache_dir,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import uuid
@@ -41,6 +42,7 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
     executed: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
     interrupted: bool = False
     not_in_mlflow: int = 0
 
@@ -131,10 +133,8 @@ class _Sink:
             return
         record = {**stage.record(), **outcome.record()}
         if outcome.outcome == "blocked":
-            try:
+            with contextlib.suppress(StoreError):  # then the store is what failed; the outcome still counts
                 self._store.fail(record)
-            except StoreError:
-                pass  # the store is what failed; the outcome is shown and counted all the same
         self._thread.put(record)
 
 
@@ -146,6 +146,7 @@ def _count(report: Report, found: Diff, listener: Listener) -> Report:
     report.blocked |= {key: found.reasons[key] for key in found.keys("blocked")}
     kinds = Counter(found.stages[k].kind for k, o in ended.items() if o.executed)
     report.executed = dict(kinds)
+    report.metrics = {k: o.metrics for k, o in ended.items() if o.outcome == "succeeded"}
     return report
 
 

@@ -1,4 +1,4 @@
-"""Which stage may start next: parents done, longest critical path first. No Ray here, so that tests take milliseconds."""
+"""Which stage may start next: parents done, longest critical path first. No Ray here, so that tests are quick."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Frontier:
         return self.stages[key]
 
     def _critical_paths(self) -> dict[str, float]:
-        """Seconds from a stage's start to the end of the longest chain below it. Parents precede children in `stages`."""
+        """Seconds from a stage's start to the end of the longest chain below it. Parents precede children."""
         path: dict[str, float] = {}
         for key in reversed(self.stages):
             below = max((path[child] for child in self._children.get(key, ())), default=0.0)

@@ -18,6 +18,7 @@ class Job:
     checkpoint_seconds: float = 30.0
     device: str = "auto"
     cache_dir: str | None = None
+    again: bool = False  # run a finished stage once more, to compare; its record stays as it is
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
             self._listener.settle(self._frontier, Outcome(**json.loads(result["outcome"])))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its searcher for `Tuner.restore`, which is not used here: the store is what a run resumes from."""
+        """Tune pickles its searcher for `Tuner.restore`; here the store is what a run resumes from."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:

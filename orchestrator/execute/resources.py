@@ -29,7 +29,7 @@ class Shape:
 
 
 def shape_of(kind: str, run: Run, *, gpus: bool) -> Shape:
-    """The shape of a kind of stage: the grid's `run.resources`, else one CPU and, where there are GPUs, a share of one."""
+    """The shape of a kind of stage: `run.resources`, else one CPU and, where there are GPUs, a share of one."""
     asked = run.resources.get(kind, Resources())  # type: ignore[call-overload]
     share = _GPU_SHARE.get(kind, 1.0) if gpus else 0.0
     return Shape(asked.cpus, share if asked.gpus == "auto" else float(asked.gpus))

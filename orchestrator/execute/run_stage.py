@@ -31,7 +31,7 @@ def run_stage(stage: Stage, job: Job) -> Outcome:
     try:
         store = open_store(job.store)
         done = store.commits([stage.key]).get(stage.key)
-        if done is not None:
+        if done is not None and not job.again:
             return _from_commit(done)
         context = StoreContext(store, stage, job)
         result = STAGES[stage.kind](stage.spec, context)
@@ -66,9 +66,8 @@ def _commit(store: Store, stage: Stage, result: Result, history: list[dict[str, 
     created = store.commit(record)
     if not created:
         store.drop_attempt(stage.key, attempt)
-        record = store.commits([stage.key])[stage.key]
     store.clear_running(stage.key)
-    return _from_commit(record, executed=created)
+    return _from_commit(record, executed=True)
 
 
 def _from_commit(record: dict[str, Any], *, executed: bool = False) -> Outcome:

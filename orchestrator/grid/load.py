@@ -1,4 +1,4 @@
-"""From a name or a YAML file, a profile, `--set` and `--only` to a checked request. Nothing runs before this succeeds."""
+"""From a name or a YAML file, a profile, `--set` and `--only` to a checked request. Nothing runs before that."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
 
 from trainables import settings
 
@@ -54,6 +54,13 @@ Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
 Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 
 
+def _once(values: list[Any] | None) -> list[Any] | None:
+    twice = [v for v in values or [] if (values or []).count(v) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands here twice; keep one")
+    return values
+
+
 class Row(Model):
     """One row of the table: how a network is initialised, and from what."""
 
@@ -65,6 +72,11 @@ class Row(Model):
     network: dict[str, Any] = {}
     finetune: dict[str, Any] = {}
     seeds: list[Seed] | None = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_once(cls, seeds: list[int] | None) -> list[int] | None:
+        return _once(seeds)
 
     @model_validator(mode="after")
     def _pretext_fits(self) -> Row:
@@ -82,6 +94,11 @@ class Column(Model):
     pretext_data: str | None = None
     fractions: list[Fraction] | None = None
     n_train: dict[float, int] = {}
+
+    @field_validator("fractions")
+    @classmethod
+    def _fractions_once(cls, fractions: list[float] | None) -> list[float] | None:
+        return _once(fractions)
 
     @model_validator(mode="after")
     def _sizes_belong(self) -> Column:
@@ -106,7 +123,7 @@ class Table(Model):
 
 
 class Resources(Model):
-    """What one stage occupies while it runs. Changes the speed only. `gpus: auto` is the kind's default where there are GPUs."""
+    """What one stage occupies while it runs. `gpus: auto` is the kind's default where there are GPUs."""
 
     cpus: float = Field(1.0, gt=0)
     gpus: float | Literal["auto"] = "auto"
@@ -143,3 +160,20 @@ class Grid(Model):
     finetune: dict[str, Any] = {}
     backend: dict[str, Any] = {}
     run: Run = Run()
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_once(cls, seeds: list[int]) -> list[int] | None:
+        return _once(seeds)
+
+    @model_validator(mode="after")
+    def _lines_differ(self) -> Grid:
+        rows = [(r.scenario, r.model, r.pretext_data, r.frozen, r.network.get("name")) for r in self.rows]
+        columns = [c.dataset for c in self.columns]
+        if len(set(rows)) < len(rows):
+            raise ValueError(
+                "two rows have the same scenario, model, pretext_data, network and frozen; rename one model"
+            )
+        if len(set(columns)) < len(columns):
+            raise ValueError("two columns have the same dataset; put their fractions into one")
+        return self

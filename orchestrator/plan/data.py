@@ -1,4 +1,4 @@
-"""What a plan needs to know of the data. Reading it is the one effect before planning; expansion takes it as a value."""
+"""What a plan needs to know of the data. Reading it is the one effect; expansion takes the facts as a value."""
 
 from __future__ import annotations
 

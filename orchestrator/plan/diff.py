@@ -67,7 +67,7 @@ def diff(plans: Sequence[Plan], finished: Collection[str]) -> Diff:
 
 
 def restrict(found: Diff, key: str) -> Diff:
-    """Only the stage `key`, and of what it needs only what is not finished."""
+    """Only the stage `key`, finished or not, and of what it needs only what is not finished."""
     wanted, waiting = set[str](), [key]
     while waiting:
         current = waiting.pop()
@@ -77,6 +77,8 @@ def restrict(found: Diff, key: str) -> Diff:
         k: "unneeded" if state in ("to_run", "blocked") and k not in wanted else state
         for k, state in found.states.items()
     }
+    if states[key] == "reused":
+        states[key] = "to_run"
     reasons = {k: reason for k, reason in found.reasons.items() if k in wanted}
     return Diff(found.plans, found.stages, states, reasons)
 

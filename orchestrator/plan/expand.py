@@ -76,7 +76,7 @@ class _Expansion:
         source = _source(row, column)
         parent = self._pretrain(row.pretext, source, network) if row.pretext and source else None
         cells = []
-        fractions: list[float | None] = [*(column.fractions or [None])]
+        fractions: list[float | None] = list(column.fractions) if column.fractions else [None]
         for fraction in fractions:
             literal = column.n_train.get(fraction) if fraction and self.grid.train_sizes == "paper" else None
             n_train, problem = self._facts[column.dataset].train_size(fraction, literal)

@@ -212,7 +212,7 @@ def _quiet() -> None:
 def _knock(uri: str) -> None:
     """A quick question to a server, so that a wrong address is told in seconds."""
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5):
+        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5):  # noqa: S310 - http(s)
             return
     except urllib.error.HTTPError:
         return  # it answers; whether it lets us in is seen on connecting

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from results_made_up import cell, commit, plan, published
 
 from orchestrator import collect
 from orchestrator.record.store import Store, open_store
+from tests.orchestrator.results_made_up import cell, commit, plan, published
 
 FILES = ["cells.csv", "table.csv", "table.md", "table.tex"]
 

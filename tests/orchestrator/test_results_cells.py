@@ -7,10 +7,10 @@ import io
 import math
 
 import pytest
-from results_made_up import cell, commit, plan
 
 from orchestrator.results.cells import tidy
 from orchestrator.results.render.comma import cells_csv
+from tests.orchestrator.results_made_up import cell, commit, plan
 
 CONTRACT = (
     "grid,scenario,frozen,model,pretext,pretext_data,network,dataset,fraction,n_train,seed,"

@@ -6,11 +6,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from results_made_up import LAYOUTS, published
 
 from orchestrator.grid.load import builtin_grids, load_request
 from orchestrator.results import ResultsError
 from orchestrator.results.references import COLUMNS, Reference, load, match
+from tests.orchestrator.results_made_up import LAYOUTS, published
 
 # P1 Table 2 and P2 Table IV as the papers print them, typed independently of the CSV files.
 P1_TABLE2 = """

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import pytest
-from results_made_up import cell, commit, plan, published
 
 from orchestrator.results.cells import tidy
 from orchestrator.results.references import load
@@ -15,6 +14,7 @@ from orchestrator.results.render.latex import escape, latex
 from orchestrator.results.render.markdown import markdown
 from orchestrator.results.render.terminal import terminal
 from orchestrator.results.table import Table, summarise
+from tests.orchestrator.results_made_up import cell, commit, plan, published
 
 P1_TABLE2 = """
 1 (random-init) | Random         | 79.1 ± 1.0 | 89.4 ± 0.8 | 94.3 ± 0.0 | 71.7 ± 5.2 | 84.2 ± 0.9 | 88.2 ± 0.3

@@ -8,7 +8,6 @@ import statistics
 from typing import Any
 
 import pytest
-from results_made_up import LAYOUTS, cell, commit, plan, published
 
 from orchestrator.results import ResultsError
 from orchestrator.results.cells import tidy
@@ -16,6 +15,7 @@ from orchestrator.results.layout import arrange, printed
 from orchestrator.results.references import load
 from orchestrator.results.render.comma import table_csv
 from orchestrator.results.table import Table, summarise
+from tests.orchestrator.results_made_up import LAYOUTS, cell, commit, plan, published
 
 CONTRACT = (
     "scenario,frozen,model,pretext_data,network,dataset,fraction,n_train,metric,unit,mean,std,n,n_asked,"

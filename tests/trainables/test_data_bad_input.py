@@ -1,6 +1,5 @@
 """Bad data: one clear message each, that names the file and what was expected, before anything trains."""
 
-import os
 import struct
 import zlib
 
@@ -142,12 +141,24 @@ def test_a_missing_mask(folder):
 def test_a_file_that_goes_after_listing(folder):
     listing = listing_of(folder)
     (folder / "images" / "p1.png").unlink()
-    os.symlink("nowhere", folder / "images" / "p1.png")
+    (folder / "images" / "p1.png").symlink_to("nowhere")
     assert [p.split(": ", 1)[1] for p in survey(listing).problems] == [
         "this image cannot be read (No such file or directory); expected a picture"
     ]
     (folder / "images" / "p1.png").unlink()
     assert "p1.png: this image is missing" in survey(listing).problems[0]
+
+
+def test_a_file_that_could_not_be_read_is_looked_at_again(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:  # root may read every file, so the refusal is made here
+        patch.setattr("pathlib.Path.read_bytes", refuse)
+        problems = survey(listing_of(folder)).problems
+    assert len(problems) == 12
+    assert "cannot be read (Permission denied)" in problems[0]
+    assert survey(listing_of(folder)).problems == ()
 
 
 def test_a_mask_without_an_image_is_noted(folder):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_listing_and_surveying_import_no_torch(tmp_path):
         f"listing = open_dataset('pets', {str(tmp_path)!r}); survey(listing).check(); split(listing, 0.4, None, 0)\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_grey_masks_saved_as_colours_are_read_by_their_grey_level(tmp_path):

@@ -1,7 +1,10 @@
 """The small real datasets beside the repository: counts and values as their READMEs state them."""
 
+import numpy as np
 import pytest
 import torch
+import torchvision
+from PIL import Image
 
 from trainables.data import open_dataset, split, survey
 from trainables.data.stack import load_stack
@@ -65,6 +68,26 @@ def test_pets_follow_the_list_and_know_their_breed(shared_data):
     assert not {"Abyssinian_34", "Abyssinian_82"} & names.keys()
     breeds = {(name.rpartition("_")[0], label) for name, label in names.items()}
     assert breeds == {("Abyssinian", 0), ("american_bulldog", 1), ("Bengal", 5)}
+
+
+def test_pets_equal_torchvision(shared_data, tmp_path):
+    (tmp_path / "oxford-iiit-pet").symlink_to(shared_data / "oxford_pets")
+    listing = open_dataset("pets", tmp_path)
+    stack = load_stack(listing, range(len(listing.images)), 64, masks=True)
+    options = {"target_types": ["category", "segmentation"], "download": False}
+    for part, count in (("trainval", 245), ("test", 254)):
+        theirs = torchvision.datasets.OxfordIIITPet(tmp_path, split=part, **options)
+        assert len(theirs) == count
+        for item in range(0, count, 25):
+            image, (label, trimap) = theirs[item]
+            number = listing.images.index(f"images/{theirs._images[item].name}")
+            top, left, height, width = stack.boxes[number].tolist()
+            inside = (slice(top, top + height), slice(left, left + width))
+            small = image.resize((width, height), Image.Resampling.BILINEAR)
+            assert np.array_equal(stack.images[number].permute(1, 2, 0).numpy()[inside], np.asarray(small))
+            small = np.asarray(trimap.resize((width, height), Image.Resampling.NEAREST))
+            assert np.array_equal(stack.masks[number].numpy()[inside] == 1, np.isin(small, (1, 3)))
+            assert listing.labels[number] == label
 
 
 def test_fractions_of_what_is_there(shared_data):

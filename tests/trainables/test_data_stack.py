@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from PIL import Image
 from tests.trainables import data_trees as trees
 from trainables.data import open_dataset, survey
 from trainables.data.stack import fit, load_stack
+
+
+REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -134,7 +138,8 @@ def test_processes_at_once_get_the_same_and_leave_one_stack(listing, tmp_path):
         "print(hashlib.sha256(stack.images.numpy().tobytes() + stack.masks.numpy().tobytes()).hexdigest())"
     )
     command = [sys.executable, "-c", code]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": REPO}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         digests = [out for out, _ in pool.map(lambda process: process.communicate("go\n", timeout=100), processes)]
     assert [process.returncode for process in processes] == [0, 0]
@@ -142,6 +147,21 @@ def test_processes_at_once_get_the_same_and_leave_one_stack(listing, tmp_path):
     folders = [path.name for path in (tmp_path / "cache" / "stacks").iterdir() if path.is_dir()]
     assert len(folders) == 2  # images and masks, nothing half made
     assert not any(name.startswith(".") for name in folders)
+
+
+def test_a_full_disk_is_no_error(tmp_path):
+    """A limit on file sizes stands in for the full disk: both make writing fail."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from trainables.data import open_dataset; from trainables.data.stack import load_stack\n"
+        "stack = load_stack(open_dataset('shapes', '', {'count': 50}), [7, 3], 48, masks=True,"
+        f" cache_dir={str(tmp_path)!r})\n"
+        "print(stack.images.shape, int(stack.masks.max()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO, capture_output=True, text=True)
+    assert done.stdout == "torch.Size([2, 3, 48, 48]) 1\n"
+    assert not list((tmp_path / "stacks").glob("*/images.npy"))
+    assert not list((tmp_path / "stacks").glob(".*"))
 
 
 def test_grey_pictures_get_three_equal_channels(listing, tmp_path):

@@ -1,4 +1,4 @@
-"""The manifest: what makes a file be looked at again, what changes the fingerprint, and caches that cannot be trusted."""
+"""The manifest: what makes a file be looked at again, what changes the fingerprint, caches that cannot be trusted."""
 
 import hashlib
 import json

@@ -67,9 +67,7 @@ def test_the_whole_picture_is_exactly_torchvisions_and_its_padding_never_shows(b
     boxes = torch.tensor([box])
     ours = resample(images, boxes, boxes[None], torch.zeros(1, 1, dtype=torch.bool), SIZE)
     theirs = TF.resize(picture.float() / 255, [SIZE, SIZE], InterpolationMode.BICUBIC, antialias=False).clamp(0, 1)
-    if max(height, width) == SIDE:  # elsewhere the square ends right beside the picture, and zeros begin there
-        theirs_inside, ours_inside = (x if top and left else x[..., 1:-1, 1:-1] for x in (theirs, ours))
-        torch.testing.assert_close(ours_inside, theirs_inside, atol=2e-5, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 
 def test_a_white_picture_stays_white():
@@ -195,9 +193,9 @@ def test_cropped_and_augmented_are_the_same_draw():
     made = two_views(images, boxes, SIZE, generator())
     same = (made.augmented == made.cropped).flatten(1).all(1)
     assert 0.02 < same.float().mean() < 0.16
-    correlated = torch.stack([torch.corrcoef(torch.stack([a.mean(0).flatten(), b.mean(0).flatten()]))[0, 1].abs()
-                              for a, b in zip(made.augmented, made.cropped, strict=True)])  # fmt: skip
-    assert correlated.median() > 0.9
+    u, v = (x.mean(1).flatten(1) for x in (made.cropped, made.augmented))
+    own, foreign = (torch.corrcoef(torch.cat([u, v]))[:120, 120:].roll(k, 1).diagonal() for k in (0, 1))
+    assert (own > foreign).float().mean() > 0.95
 
 
 def test_half_of_the_views_are_mirrored():

@@ -30,7 +30,7 @@ def write_json(path: Path, content: Any) -> None:
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(json.dumps(content, separators=(",", ":")))
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
         except OSError:
             Path(temporary).unlink(missing_ok=True)
     except OSError:

@@ -27,7 +27,7 @@ def open_picture(content: bytes) -> Image.Image:
         if Image.MAX_IMAGE_PIXELS is not None and picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels, more than Pillow's limit")
         picture.load()
-    except Exception as error:  # noqa: BLE001 -- the decoders raise many kinds for broken files
+    except Exception as error:  # the decoders raise many kinds for broken files
         raise DataError(f"cannot be decoded ({_reason(error)}); expected a whole picture") from None
     return picture
 
@@ -83,7 +83,7 @@ def read(path: Path) -> bytes:
 
 def distinct(values: NDArray[np.int32]) -> NDArray[np.int64]:
     """The values that occur, sorted; by counting where they are small, which is much faster than by sorting."""
-    if values.size and 0 <= values.min() and values.max() < 1 << 16:
+    if values.size and values.min() >= 0 and values.max() < 1 << 16:
         return np.flatnonzero(np.bincount(values.ravel()))
     return np.unique(values).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Oxford 17 Category Flowers with the segmentations of Nilsback and Zisserman (BMVC 2007), 849 of 1360 images [P1 Table 1]."""
+"""Oxford 17 Category Flowers with the segmentations of Nilsback and Zisserman: 849 of 1360 images [P1 Table 1]."""
 
 from __future__ import annotations
 

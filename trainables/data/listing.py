@@ -157,7 +157,7 @@ def read_mat(path: Path, variable: str) -> list[int]:
     Raises:
         DataError: the file is unreadable or has no such variable.
     """
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     expected = f"a MATLAB file with the numbers {variable!r}"
     try:
@@ -165,7 +165,7 @@ def read_mat(path: Path, variable: str) -> list[int]:
         return [int(number) for number in np.asarray(content[variable]).ravel()]
     except KeyError:
         raise DataError(f"{path}: no variable {variable!r} in it; expected {expected}") from None
-    except Exception as error:  # noqa: BLE001 -- scipy raises many kinds for a broken file
+    except Exception as error:  # scipy raises many kinds for a broken file
         raise DataError(f"{path}: cannot read this list ({error}); expected {expected}") from None
 
 

@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet (Parkhi et al., CVPR 2012): pet against background, 7349 listed images; P1 counts 7375 [P1 Table 1]."""
+"""Oxford-IIIT Pet: pet against background on the 7349 listed images; the paper counts 7375 [P1 Table 1]."""
 
 from __future__ import annotations
 

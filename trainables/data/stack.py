@@ -204,11 +204,11 @@ def _make(part: _Part, folder: Path, count: int) -> Arrays:
 
 
 def _reserve(path: Path, shape: tuple[int, ...], kind: str) -> np.memmap[Any, Any]:
-    """A new .npy file of zeros whose room on the disk is taken: writing to a mapped file on a full disk would kill us."""
+    """A new .npy file of zeros whose room on the disk is taken: writing to a mapped file on a full disk kills."""
     array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-    with open(path, "r+b") as file:
-        if length := os.fstat(file.fileno()).st_size:
-            os.posix_fallocate(file.fileno(), 0, length)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 
@@ -225,9 +225,12 @@ def _fill(part: _Part, arrays: Mapping[str, NDArray[Any]], numbers: Sequence[int
 
 @contextmanager
 def _turn(lock: Path) -> Iterator[bool]:
-    """One process at a time decodes; yields whether that is sure. This saves work only (some network disks know no locks); the rename is what is safe."""
+    """One process at a time decodes; yields whether that is sure.
+
+    The lock only saves work (some network disks have none); the rename is what makes it safe.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as file:
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             alone = True

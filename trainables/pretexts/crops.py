@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.pretexts.devices import move
+
 AREA = (0.08, 1.0)
 LEAST_COVERAGE = 0.1
 ASPECT = (3 / 4, 4 / 3)
@@ -69,12 +71,11 @@ def resample(images: Tensor, boxes: Tensor, crops: Tensor, flips: Tensor, size: 
     """
     views, count = flips.shape
     side = images.shape[-1]
-    grid = F.affine_grid(_affine(crops, flips, side), [views * count, 3, size, size], align_corners=False)
+    maps = move(_affine(crops, flips, side), images.device)
+    grid = F.affine_grid(maps, [views * count, 3, size, size], align_corners=False)
     # One tall picture per image holds all its crops, so that the images need no repeating.
     tall = grid.view(views, count, size, size, 2).transpose(0, 1).reshape(count, views * size, size, 2)
-    pixels = F.grid_sample(
-        _with_edges(images, boxes), tall.to(images.device, non_blocking=True), mode="bicubic", align_corners=False
-    )
+    pixels = F.grid_sample(_with_edges(images, boxes), tall, mode="bicubic", padding_mode="border", align_corners=False)
     pixels = pixels.view(count, 3, views, size, size).permute(2, 0, 1, 3, 4).reshape(-1, 3, size, size)
     return pixels.div_(255).clamp_(0, 1)
 

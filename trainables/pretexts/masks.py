@@ -6,7 +6,7 @@ end of a range is never drawn. No library has these operators; kornia's and torc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from trainables.pretexts.devices import move
 
 SMALLEST_SIDE = 32  # below, the windows of out-painting no longer fit between the borders
 KINDS = ("shuffle", "in-paint", "out-paint")
@@ -136,18 +138,11 @@ def _as_draws(kinds: Tensor, regions: Map, sources: NDArray[np.int64], colors: T
 
 def apply_masks(images: Tensor, draws: MaskDraws) -> Masked:
     """Mask views [V, 3, H, W]; gives new tensors on their device. Shuffled pixels are always read from `images`."""
-    move = _mover(images.device)
-    view, pixel, origin = move(draws.shuffled)
-    painted_view, painted_pixel, row = move(draws.painted)
+    device = images.device
+    view, pixel, origin = move(draws.shuffled, device)
+    painted_view, painted_pixel, row = move(draws.painted, device)
     before = images.flatten(2)
     after = before.clone()
     after[view, :, pixel] = before[view, :, origin]
-    after[painted_view, :, painted_pixel] = move(draws.colors)[row]
-    return Masked(after.view_as(images), move(draws.masked).to(images.dtype))
-
-
-def _mover(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Moves CPU tensors without waiting for the device: only pinned memory is copied while the host goes on."""
-    if device.type == "cpu":
-        return lambda tensor: tensor
-    return lambda tensor: tensor.pin_memory().to(device, non_blocking=True)
+    after[painted_view, :, painted_pixel] = move(draws.colors, device)[row]
+    return Masked(after.view_as(images), move(draws.masked, device).to(images.dtype))

@@ -13,6 +13,7 @@ from trainables.data import open_dataset, survey
 from trainables.data.stack import ImageStack, load_stack
 from trainables.networks import place
 from trainables.pretexts import ImageBatch, Pretext, build_pretext
+from trainables.pretexts.devices import move
 from trainables.randomness import batch_indices, generator, seed_everything
 from trainables.settings import BackendSettings, NetworkSettings, PretrainSettings, parse, parse_pretext
 from trainables.training import make_optimizer, train, use_backend
@@ -111,10 +112,7 @@ def _hold_out(count: int, wanted: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _batch(stack: ImageStack, rows: Tensor, size: int, device: torch.device) -> ImageBatch:
-    images = stack.images[rows]
-    if device.type != "cpu":
-        images = images.pin_memory().to(device, non_blocking=True)
-    return ImageBatch(images, stack.boxes[rows], size)
+    return ImageBatch(move(stack.images[rows], device), stack.boxes[rows], size)
 
 
 def _loss(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trainables.pretexts import photometric
 from trainables.pretexts.crops import draw_crops, resample
+from trainables.pretexts.devices import move
 
 FLIP, JITTER, GRAYSCALE, BLUR = 0.5, 0.8, 0.2, 0.5  # probabilities
 STRENGTH = (0.8, 0.8, 0.8)  # brightness, contrast, saturation: factors 1 +- this
@@ -100,8 +101,8 @@ def _adjust(images: Tensor, photometry: Photometry) -> Tensor:
     device = images.device
     pixels = images.flatten(2)
     factors = torch.cat([photometry.factors, torch.ones_like(photometry.shifts)[:, None]], dim=1)
-    matrices, offsets = (_move(t, device) for t in photometric.blend_matrices(photometry.order, factors))
-    shifts = _move(photometry.shifts, device)
+    matrices, offsets = (move(t, device) for t in photometric.blend_matrices(photometry.order, factors))
+    shifts = move(photometry.shifts, device)
     for position in range(photometry.order.shape[1]):
         pixels = photometric.blend(pixels, matrices[:, position], offsets[:, position])
         turn = (photometry.order[:, position] == photometric.HUE) & (photometry.shifts != 0)
@@ -113,7 +114,7 @@ def _adjust(images: Tensor, photometry: Photometry) -> Tensor:
     blurred = photometry.sigmas > 0
     radius = photometric.blur_radius(images.shape[2])
     if radius > 0 and (rows := _rows(blurred, device)) is not None:
-        kernels = _move(photometric.blur_kernels(photometry.sigmas[blurred], radius), device)
+        kernels = move(photometric.blur_kernels(photometry.sigmas[blurred], radius), device)
         result.index_copy_(0, rows, photometric.blur(result[rows], kernels))
     return result
 
@@ -121,9 +122,4 @@ def _adjust(images: Tensor, photometry: Photometry) -> Tensor:
 def _rows(chosen: Tensor, device: torch.device) -> Tensor | None:
     """Row numbers of a CPU mask, on the device; None for no row. Known on the CPU, so the device need not be asked."""
     rows = chosen.nonzero()[:, 0]
-    return _move(rows, device) if len(rows) else None
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for it: only pinned memory is copied while the host goes on."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    return move(rows, device) if len(rows) else None
