@@ -7,8 +7,10 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.diff import Diff
     from orchestrator.record.store import Store
 
+_json_out: TextIO | None = None
 FINISHED, INCOMPLETE, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     console = _console()
     try:
-        return _run(args, console, began)
+        with _clean_stdout(args.json):
+            return _run(args, console, began)
     except Refused as error:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return WRONG_REQUEST
@@ -250,7 +254,7 @@ def _conclude(
         "tracking_uri": where.tracking_uri,
     }
     if args.json:
-        print(json.dumps(totals))
+        _print_json(totals)
     executed = ", ".join(f"{n} {kind}" for kind, n in report.executed.items()) or "nothing"
     ended = f"{report.succeeded} succeeded, {len(report.failed)} failed, {len(report.blocked)} blocked"
     lines = [f"plan {plan_id}: {ended}; executed {executed}; {wall:.0f} s"]
@@ -271,12 +275,35 @@ def _show_plan(args: argparse.Namespace, found: Diff, built: Plans, console: Con
 
     totals = summary(found)
     if args.json:
-        print(json.dumps(totals))
+        _print_json(totals)
         return FINISHED
     from orchestrator.plan.show import print_plan
 
     print_plan(found, totals, [*built.faults, *built.notes], console)
     return FINISHED
+
+
+@contextmanager
+def _clean_stdout(json_only: bool) -> Iterator[None]:
+    """With `--json`, whatever libraries print goes to stderr; the one object is printed by `_print_json`."""
+    if not json_only:
+        yield
+        return
+    sys.stdout.flush()
+    global _json_out
+    _json_out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(_json_out.fileno(), 1)
+        _json_out.close()
+        _json_out = None
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value), file=_json_out or sys.stdout, flush=True)
 
 
 def _command() -> str:

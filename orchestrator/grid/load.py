@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from orchestrator.grid.errors import GridError, near
 from orchestrator.grid.schema import Column, Grid, Resources, Row, Run, Table, check_section
@@ -24,6 +25,17 @@ _MODELS: dict[Path_, type[BaseModel]] = {
     ("table",): Table,
     ("run",): Run,
     ("run", "resources", "*"): Resources,
+}
+# Beginnings of pydantic's error types -> what was expected.
+_EXPECTED = {
+    "int_": "a whole number",
+    "float_": "a number",
+    "bool_": "true or false",
+    "string_type": "a text",
+    "string_pattern": "letters, digits, dots, dashes and underscores",
+    "too_short": "at least one entry",
+    **dict.fromkeys(("list_", "tuple_"), "a list"),
+    **dict.fromkeys(("dict_", "mapping_", "model_"), "a mapping (key: value)"),
 }
 
 
@@ -59,17 +71,18 @@ def load_request(
     """
     path = _grid_path(name)
     source = read_yaml(path)
-    chosen = profile or source.values.get("profile", "paper")
+    chosen = profile if profile is not None else source.values.get("profile", "paper")
     source, own = source.without("profiles")
-    source = source.overlay(_profile(chosen, source, asked=profile is not None))
-    if own is not None:
-        source = _own_profile(source, own, chosen)
+    _check(source)  # a fault of the file is told under every profile, also where an overlay would hide it
+    overlay = _profile(chosen, source, asked=profile is not None)
+    for name_, part in _own_profiles(own):
+        _check(source.overlay(part))
+        if name_ == chosen:
+            overlay = overlay.overlay(part)
+    source = source.overlay(overlay)
     for text in overrides:
-        source = source.overlay(read_override(text))
-    grid = _validate(source)
-    for problem in _meaning(grid, source):
-        raise problem
-    return Request(select(grid, only), chosen, tuple(overrides), tuple(only), str(path))
+        source = source.overlay(_override(text))
+    return Request(select(_check(source), only), chosen, tuple(overrides), tuple(only), str(path.absolute()))
 
 
 def _grid_path(name: str) -> Path:
@@ -83,42 +96,74 @@ def _grid_path(name: str) -> Path:
     return SPACES / "grids" / f"{name}.yaml"
 
 
+def _profiles() -> list[str]:
+    return sorted(path.stem for path in (SPACES / "profiles").glob("*.yaml"))
+
+
 def _profile(name: Any, source: Source, *, asked: bool) -> Source:
-    known = sorted(path.stem for path in (SPACES / "profiles").glob("*.yaml"))
+    known = _profiles()
     if name not in known:
         where = "--profile" if asked else source.place(("profile",)) + ": profile"
         raise GridError(f"{where} {name}: no such profile; {near(str(name), known)}")
     return read_yaml(SPACES / "profiles" / f"{name}.yaml")
 
 
-def _own_profile(source: Source, own: Source, chosen: str) -> Source:
-    mine, part = own.without(chosen)
-    for other in mine.values:
-        if not (SPACES / "profiles" / f"{other}.yaml").exists():
-            raise GridError(f"{own.place((other,))}: profiles.{other}: no such profile")
-    return source.overlay(part) if part is not None else source
+def _own_profiles(own: Source | None) -> Iterator[tuple[str, Source]]:
+    """The overlays that a grid states itself, by profile."""
+    known = _profiles()
+    for name in own.values if own is not None else ():
+        assert own is not None
+        if name not in known:
+            raise GridError(f"{own.place((name,))}: profiles.{name}: no such profile; {near(str(name), known)}")
+        part = own.without(name)[1]
+        assert part is not None
+        yield name, part
 
 
-def _validate(source: Source) -> Grid:
+def _override(text: str) -> Source:
+    override = read_override(text)
+    if "profile" in override.values:
+        raise GridError(f"--set {text}: a profile is chosen by --profile NAME")
+    return override
+
+
+def _check(source: Source) -> Grid:
+    """The grid that the values state. Raises GridError for the first fault."""
     try:
-        return Grid.model_validate(source.values)
+        grid = Grid.model_validate(source.values)
     except ValidationError as error:
         raise _explain(error, source, ()) from None
+    for problem in _meaning(grid, source):
+        raise problem
+    return grid
 
 
 def _explain(error: ValidationError, source: Source, prefix: Path_, names: Sequence[str] = ()) -> GridError:
     """The first fault of a validation as one message."""
-    fault = error.errors(include_url=False)[0]
-    loc = (*prefix, *(part for part in fault["loc"] if not _is_tag(part)))
+    faults = error.errors(include_url=False)
+    loc = _place_of(faults[0], prefix)
     name = ".".join(str(part) for part in loc)
-    place = source.place(loc)
-    if fault["type"] == "extra_forbidden":
+    where = f"{source.place(loc)}: {name}" if loc else source.place(loc)
+    if faults[0]["type"] == "extra_forbidden":
         allowed = names or list(_model_at(loc[:-1]).model_fields)
-        return GridError(f"{place}: unknown key {name!r}; {near(str(loc[-1]), allowed)}")
-    if fault["type"] == "missing":
-        return GridError(f"{place}: {name} is missing")
-    text = fault["msg"].replace("Value error, ", "").replace("Input should", "it should")
-    return GridError(f"{place}: {name}: {text}; it is {fault['input']!r}")
+        return GridError(f"{source.place(loc)}: unknown key {name!r}; {near(str(loc[-1]), allowed)}")
+    if faults[0]["type"] == "missing":
+        return GridError(f"{where} is missing")
+    if faults[0]["type"] == "value_error":  # raised by the schema's own validators, whose text says it all
+        return GridError(f"{where}: {faults[0]['msg'].removeprefix('Value error, ')}")
+    branches = [fault for fault in faults if _place_of(fault, prefix) == loc]
+    wanted = " or ".join(dict.fromkeys(_expected(fault) for fault in branches))
+    return GridError(f"{where}: expected {wanted}, but got {faults[0]['input']!r}")
+
+
+def _place_of(fault: ErrorDetails, prefix: Path_) -> Path_:
+    return (*prefix, *(part for part in fault["loc"] if not _is_tag(part)))
+
+
+def _expected(fault: ErrorDetails) -> str:
+    """Pydantic's complaint in the words of a grid file."""
+    plain = next((words for kind, words in _EXPECTED.items() if fault["type"].startswith(kind)), None)
+    return plain or fault["msg"].removeprefix("Input should be ")
 
 
 def _is_tag(part: Any) -> bool:
@@ -134,7 +179,7 @@ def _model_at(path: Path_) -> type[BaseModel]:
 
 
 def _meaning(grid: Grid, source: Source) -> Iterator[GridError]:
-    """Faults that the shape does not show: names that stand for nothing, sections with wrong dials."""
+    """Faults that the shape does not show: names that stand for nothing, sections with wrong dials, equal lines."""
     for section, cls in SECTIONS.items():
         yield from _section(cls, getattr(grid, section), source, (section,))
     for number, row in enumerate(grid.rows):
@@ -144,6 +189,7 @@ def _meaning(grid: Grid, source: Source) -> Iterator[GridError]:
         )
     yield from _pretexts(grid, source)
     yield from _datasets(grid, source)
+    yield from _twins(grid, source)
     for value in grid.table.value:
         if value not in METRICS:
             yield GridError(f"{source.place(('table', 'value'))}: no metric {value!r}; {near(value, METRICS)}")
@@ -159,7 +205,7 @@ def _section(cls: type, values: Mapping[str, Any], source: Source, path: Path_) 
 def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
     for name, entry in grid.pretexts.items():
         method = entry.get("method", name)
-        if method not in PRETEXT_SETTINGS:
+        if not isinstance(method, str) or method not in PRETEXT_SETTINGS:
             place = source.place(("pretexts", name, "method"))
             yield GridError(f"{place}: pretexts.{name}: no method {method!r}; {near(str(method), PRETEXT_SETTINGS)}")
             return
@@ -167,20 +213,21 @@ def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
         yield from _section(PRETEXT_SETTINGS[method], {**own, "method": method}, source, ("pretexts", name))
         dials = entry.get("pretrain", {})
         if not isinstance(dials, Mapping):
-            yield GridError(f"{source.place(('pretexts', name, 'pretrain'))}: pretrain must be a mapping of settings")
+            place = source.place(("pretexts", name, "pretrain"))
+            yield GridError(f"{place}: pretexts.{name}.pretrain: expected a mapping (key: value), but got {dials!r}")
             return
         yield from _section(PretrainSettings, {**grid.pretrain, **dials}, source, ("pretexts", name, "pretrain"))
     known = {*grid.pretexts, *PRETEXT_SETTINGS}
     for number, row in enumerate(grid.rows):
         if row.pretext is not None and row.pretext not in known:
             place = source.place(("rows", number, "pretext"))
-            yield GridError(f"{place}: rows.{number}: no pretext {row.pretext!r}; {near(row.pretext, known)}")
+            yield GridError(f"{place}: rows.{number}.pretext: no pretext {row.pretext!r}; {near(row.pretext, known)}")
 
 
 def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
     for name, entry in grid.datasets.items():
         reader = entry.get("reader", name)
-        if reader not in DATASET_OPTIONS:
+        if not isinstance(reader, str) or reader not in DATASET_OPTIONS:
             place = source.place(("datasets", name, "reader"))
             yield GridError(f"{place}: datasets.{name}: no reader {reader!r}; {near(str(reader), DATASET_OPTIONS)}")
             return
@@ -193,8 +240,17 @@ def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
     asked += [(("stand_ins", k), v) for k, v in grid.stand_ins.items()]
     asked += [(("stand_ins", k), k) for k in grid.stand_ins if k != "*"]
     for path, name in asked:
+        where = f"{source.place(path)}: {'.'.join(map(str, path))}"
         if name not in known:
-            yield GridError(f"{source.place(path)}: no dataset {name!r}; {near(name, known)}")
+            yield GridError(f"{where}: no dataset {name!r}; {near(name, known)}")
+            return
+        entry = grid.datasets.get(name, {})
+        if entry.get("reader", name) == "folder" and not entry.get("path"):
+            yield GridError(
+                f"{where}: dataset {name!r} has no path; add `datasets: {{{name}: {{reader: folder, path: FOLDER}}}}` "
+                "with a folder below the data root"
+            )
+            return
     for i, row in enumerate(grid.rows):
         homeless = [c.dataset for c in grid.columns if row.pretext and not (row.pretext_data or c.pretext_data)]
         if homeless:
@@ -202,3 +258,20 @@ def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
             yield GridError(
                 f"{place}: rows.{i}: no pretext_data for dataset {homeless[0]}; set it in the row or column"
             )
+
+
+def _twins(grid: Grid, source: Source) -> Iterator[GridError]:
+    """Rows or columns that the table could not tell apart."""
+    rows = [
+        (r.scenario, r.model, r.pretext_data, r.frozen, {**grid.network, **r.network}.get("name")) for r in grid.rows
+    ]
+    columns = [column.dataset for column in grid.columns]
+    lines: tuple[tuple[str, list[Any], str], ...] = (
+        ("rows", rows, "the same scenario, model, pretext_data, network and frozen; rename one model"),
+        ("columns", columns, "the same dataset; put their fractions into one"),
+    )
+    for name, all_, advice in lines:
+        for number, line in enumerate(all_):
+            first = all_.index(line)
+            if first < number:
+                yield GridError(f"{source.place((name, number))}: {name}.{first} and {name}.{number} have {advice}")

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
 
 from trainables import settings
 
 Scenario = Literal["random-init", "cls-enc", "seg-enc-dec", "seg-enc"]
-AXES = ("scenario", "model", "pretext_data", "network", "frozen", "dataset", "fraction", "seed", "metric")
 NeedsPretext = frozenset({"cls-enc", "seg-enc-dec", "seg-enc"})
+
+
+def _no_bool(value: Any) -> Any:
+    """Python takes `true` for 1; no user means that."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, but got {str(value).lower()}")
+    return value
+
+
+def _once(values: Any) -> Any:
+    twice = [v for v in values or [] if (values or []).count(v) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands here twice; keep one")
+    return values
+
+
+def _checked(hint: Any) -> Any:
+    """A field's type, with the checks that every field of that type gets."""
+    if hint in (int, float):
+        return Annotated[hint, BeforeValidator(_no_bool)]
+    if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:  # a choice of several
+        return Annotated[hint, Field(min_length=1), AfterValidator(_once)]
+    return hint
 
 
 def _strict(cls: type) -> type[BaseModel]:
@@ -23,8 +53,9 @@ def _strict(cls: type) -> type[BaseModel]:
         default = (
             {"default": dial.default} if dial.default is not MISSING else {"default_factory": dial.default_factory}
         )
-        described[dial.name] = (hints[dial.name], Field(**default, **dial.metadata))
-    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **described)
+        described[dial.name] = (_checked(hints[dial.name]), Field(**default, **dial.metadata))
+    config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+    return create_model(cls.__name__, __config__=config, **described)
 
 
 _CHECKS: dict[type, type[BaseModel]] = {
@@ -41,24 +72,14 @@ def check_section(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 class Model(BaseModel):
     """Base of all grid models: unknown keys are errors, objects do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, but got {value!r}")
-    return value
-
-
-Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
-Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-
-
-def _once(values: list[Any] | None) -> list[Any] | None:
-    twice = [v for v in values or [] if (values or []).count(v) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]!r} stands here twice; keep one")
-    return values
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Fraction = Annotated[Number, Field(gt=0, le=1)]
+Seed = Annotated[Whole, Field(ge=0)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_once)]
 
 
 class Row(Model):
@@ -71,12 +92,7 @@ class Row(Model):
     frozen: bool = False
     network: dict[str, Any] = {}
     finetune: dict[str, Any] = {}
-    seeds: list[Seed] | None = None
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_once(cls, seeds: list[int] | None) -> list[int] | None:
-        return _once(seeds)
+    seeds: Seeds | None = None
 
     @model_validator(mode="after")
     def _pretext_fits(self) -> Row:
@@ -92,49 +108,51 @@ class Column(Model):
 
     dataset: str
     pretext_data: str | None = None
-    fractions: list[Fraction] | None = None
-    n_train: dict[float, int] = {}
-
-    @field_validator("fractions")
-    @classmethod
-    def _fractions_once(cls, fractions: list[float] | None) -> list[float] | None:
-        return _once(fractions)
+    fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_once)] | None = None
+    n_train: dict[Number, Annotated[Whole, Field(ge=1)]] = {}
 
     @model_validator(mode="after")
     def _sizes_belong(self) -> Column:
         stray = [f for f in self.n_train if f not in (self.fractions or [])]
         if stray:
-            raise ValueError(f"n_train names fractions that are not in `fractions`: {stray}")
+            raise ValueError(f"n_train names fractions that are not in `fractions`: {', '.join(map(str, stray))}")
         return self
 
 
 Axis = Literal["scenario", "model", "pretext_data", "network", "frozen", "dataset", "fraction", "metric"]
+Axes = Annotated[list[Axis], AfterValidator(_once)]
+Metrics = Annotated[
+    list[str],
+    BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
+    Field(min_length=1),
+    AfterValidator(_once),
+]
 
 
 class Table(Model):
     """How the result is laid out."""
 
-    index: list[Axis] = ["scenario", "model"]
-    columns: list[Axis] = ["dataset", "fraction"]
-    value: Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = ["dice"]
+    index: Axes = ["scenario", "model"]
+    columns: Axes = ["dataset", "fraction"]
+    value: Metrics = ["dice"]
     unit: Literal["percent", "fraction"] = "percent"
-    decimals: int = Field(1, ge=0, le=6)
+    decimals: Whole = Field(1, ge=0, le=6)
     higher_is_better: bool = True
 
 
 class Resources(Model):
     """What one stage occupies while it runs. `gpus: auto` is the kind's default where there are GPUs."""
 
-    cpus: float = Field(1.0, gt=0)
-    gpus: float | Literal["auto"] = "auto"
+    cpus: Number = Field(1.0, gt=0)
+    gpus: Annotated[Number, Field(ge=0)] | Literal["auto"] = "auto"
 
 
 class Run(Model):
     """Dials of running that never change a result."""
 
-    checkpoint_seconds: float = Field(30.0, gt=0)
-    pack: int = Field(8, ge=1, description="most cells that travel to a worker together")
-    max_failures: int = Field(2, ge=0, description="how often a stage is tried again after its worker died")
+    checkpoint_seconds: Number = Field(30.0, gt=0)
+    pack: Whole = Field(8, ge=1, description="most cells that travel to a worker together")
+    max_failures: Whole = Field(2, ge=0, description="how often a stage is tried again after its worker died")
     resources: dict[Literal["pretrain", "finetune"], Resources] = {}
 
 
@@ -146,7 +164,7 @@ class Grid(Model):
     profile: str = "paper"
     rows: list[Row] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
-    seeds: list[Seed] = Field([0, 1, 2], min_length=1)
+    seeds: Seeds = [0, 1, 2]
     pretrain_seed: Seed = 0
     train_sizes: Literal["paper", "fraction"] = "paper"
     table: Table = Table()
@@ -160,20 +178,3 @@ class Grid(Model):
     finetune: dict[str, Any] = {}
     backend: dict[str, Any] = {}
     run: Run = Run()
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_once(cls, seeds: list[int]) -> list[int] | None:
-        return _once(seeds)
-
-    @model_validator(mode="after")
-    def _lines_differ(self) -> Grid:
-        rows = [(r.scenario, r.model, r.pretext_data, r.frozen, r.network.get("name")) for r in self.rows]
-        columns = [c.dataset for c in self.columns]
-        if len(set(rows)) < len(rows):
-            raise ValueError(
-                "two rows have the same scenario, model, pretext_data, network and frozen; rename one model"
-            )
-        if len(set(columns)) < len(columns):
-            raise ValueError("two columns have the same dataset; put their fractions into one")
-        return self

@@ -28,12 +28,14 @@ class Source:
                 return self.places[path[:end]]
         return "the grid"
 
-    def overlay(self, other: Source, *, label: str = "") -> Source:
-        """This tree with `other` laid over it: mappings are merged, everything else is replaced."""
+    def overlay(self, other: Source) -> Source:
+        """This tree with `other` laid over it: mappings are merged, everything else is replaced.
+
+        A list is replaced by a list; a mapping of numbers (`rows.0.model` of `--set`) changes its entries.
+        """
         places = dict(self.places)
         values = _merge(self.values, other.values, (), places)
-        suffix = f" ({label})" if label else ""
-        places.update({path: place + suffix for path, place in other.places.items() if path})
+        places.update({path: place for path, place in other.places.items() if path})
         return Source(values, places)
 
     def without(self, key: str) -> tuple[Source, Source | None]:
@@ -48,12 +50,15 @@ class Source:
         return rest, Source(dict(sub), {p[1:]: place for p, place in self.places.items() if p[:1] == (key,)})
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any], path: Path_, places: dict[Path_, str]) -> dict[str, Any]:
+def _merge(base: Mapping[Any, Any], over: Mapping[Any, Any], path: Path_, places: dict[Path_, str]) -> dict[Any, Any]:
     merged = dict(base)
     for key, value in over.items():
-        here = (*path, key)
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value, here, places)
+        here, below = (*path, key), merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = _merge(below, value, here, places)
+            continue
+        if isinstance(value, Mapping) and isinstance(below, list) and set(value) <= set(range(len(below))):
+            merged[key] = list(_merge(dict(enumerate(below)), value, here, places).values())
             continue
         for old in [p for p in places if p[: len(here)] == here]:
             del places[old]
@@ -69,20 +74,24 @@ def read_yaml(path: Path) -> Source:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GridError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise GridError(f"{path}: cannot be read: {error.strerror}; expected a grid in YAML") from error
+    except UnicodeDecodeError as error:
+        raise GridError(f"{path}: cannot be read: it is no UTF-8 text; expected a grid in YAML") from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            held = "a list" if isinstance(node, yaml.SequenceNode) else "a single value" if node else "nothing"
+            raise GridError(f"{path}: expected a mapping of settings (key: value), but the file holds {held}")
+        places: dict[Path_, str] = {(): str(path)}
+        return Source(_construct(node, (), str(path), places), places)
+    except RecursionError:
+        raise GridError(f"{path}: nested too deeply; does an alias (*name) stand within its own anchor?") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise GridError(f"{path}{line}: not valid YAML: {problem}") from error
-    if not isinstance(node, yaml.MappingNode):
-        raise GridError(f"{path}: expected a mapping of settings (key: value), but the file holds something else")
-    places: dict[Path_, str] = {(): str(path)}
-    values = _construct(node, (), str(path), places)
-    return Source(values, places)
 
 
 def _construct(node: yaml.Node, here: Path_, name: str, places: dict[Path_, str]) -> Any:
@@ -108,11 +117,14 @@ def _construct(node: yaml.Node, here: Path_, name: str, places: dict[Path_, str]
 def _scalar(node: yaml.Node, name: str) -> Any:
     if not isinstance(node, yaml.ScalarNode):
         raise GridError(f"{name}:{node.start_mark.line + 1}: a key must be a plain word or number")
+    if node.tag == "tag:yaml.org,2002:merge":
+        raise GridError(f"{name}:{node.start_mark.line + 1}: merge keys (<<) are not supported; write the keys out")
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
-        raise GridError(f"{name}:{node.start_mark.line + 1}: {getattr(error, 'problem', error)}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that only looks like one
+        problem = getattr(error, "problem", error)
+        raise GridError(f"{name}:{node.start_mark.line + 1}: {node.value!r} cannot be read: {problem}") from error
     finally:
         loader.dispose()
 
@@ -120,12 +132,13 @@ def _scalar(node: yaml.Node, name: str) -> Any:
 def read_override(text: str) -> Source:
     """`a.b=c` of the command line as a tree; the value is read as YAML."""
     name, equals, value = text.partition("=")
-    keys = tuple(part.strip() for part in name.split("."))
-    if not equals or not all(keys):
+    words = [part.strip() for part in name.split(".")]
+    keys = tuple(int(word) if word.isdecimal() else word for word in words)
+    if not equals or not all(words):
         raise GridError(f"--set {text}: expected KEY=VALUE, for example --set finetune.steps=200")
     try:
         parsed = yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise GridError(f"--set {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
     tree: Any = parsed
     for key in reversed(keys):

@@ -251,7 +251,6 @@ def _tags(record: Record, grids: Iterable[str]) -> dict[str, str]:
         "kind": record["kind"],
         **{name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in labels.items()},
         "parents": ",".join(record["parents"].values()),
-        "profile": record.get("profile", ""),
         "node": record.get("node", ""),
         "status": record["outcome"],
         **({"error": str(record["error"])[:5000]} if record.get("error") else {}),

@@ -15,7 +15,6 @@ from tests.trainables import data_trees as trees
 from trainables.data import open_dataset, survey
 from trainables.data.stack import fit, load_stack
 
-
 REPO = Path(__file__).parents[2]
 
 

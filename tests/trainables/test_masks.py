@@ -71,7 +71,7 @@ def test_shuffled_pixels_are_those_of_the_picture_in_another_order():
 
 
 def test_overlapping_blocks_read_the_original_picture():
-    """Colours of a shuffled view all come from the picture at most one block side away, so never by way of two blocks."""
+    """No colour of a shuffled view comes from further away than one block is wide, as two passes would bring it."""
     pictures, masked, mask, kinds = masked_views(60, 64, seed=3)
     for view in (kinds == SHUFFLE).nonzero()[:, 0].tolist():
         place = {tuple(c): i for i, c in enumerate(pictures[view].flatten(1).T.tolist())}

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.contracts.pretext_contract import PretextContract
 
+from tests.contracts.pretext_contract import PretextContract
 from trainables.losses.ntxent import ntxent
 from trainables.pretexts import build_pretext
 from trainables.pretexts.decoding import TASKS, DecodingHeads

@@ -1,4 +1,4 @@
-"""Two-view augmentation: pixels against torchvision's functional operators on fixed draws, and draws against their ranges."""
+"""Two-view augmentation: pixels against torchvision's operators on fixed draws, and draws against their ranges."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def no_photometry(count, **changes):
 
 
 def test_crops_are_those_of_torchvision():
-    """Away from the rim: torchvision repeats the rim of a crop, here the kernel looks at the picture beyond it."""
+    """Away from the rim: torchvision repeats the rim of a crop, ours looks at the picture beyond it."""
     images, boxes = photographs(3), whole(3)
     crops = torch.stack([draw_crops(boxes, generator(seed)) for seed in (1, 2)])
     flips = torch.tensor([[False, True, False], [True, True, False]])
@@ -92,11 +92,9 @@ def test_crops_keep_area_ratio_and_picture():
 
 
 def test_the_whole_picture_where_no_crop_fits():
-    boxes = torch.tensor([[0, 94, 200, 12]])  # a tenth of it is 20 by 12 or more, far from 3:4 when the width is 12
-    crops = torch.cat([draw_crops(boxes, generator(seed)) for seed in range(50)])
-    fitting = crops[(crops != boxes).any(1)]
-    assert (crops == boxes).all(1).any() or len(fitting) == 50
-    assert torch.equal(draw_crops(torch.tensor([[0, 98, 200, 4]]), generator()), torch.tensor([[0, 98, 200, 4]]))
+    boxes = torch.tensor([[0, 98, 200, 4], [0, 0, 200, 200]])  # 4 by 5 pixels at most, a fortieth of the first picture
+    crops = draw_crops(boxes, generator())
+    assert torch.equal(crops[0], boxes[0]) and not torch.equal(crops[1], boxes[1])
 
 
 # Colours
@@ -166,8 +164,10 @@ def test_draws_have_the_papers_probabilities_and_ranges():
         assert abs(happened.float().mean() - probability) < 4 * (probability * (1 - probability) / count) ** 0.5
     assert torch.equal(draws.shifts != 0, jittered)
     for values, low, high in (
-        (draws.factors[jittered], 0.2, 1.8), (draws.shifts[jittered], -0.2, 0.2), (draws.sigmas[draws.sigmas > 0], 0.1, 2.0)
-    ):  # fmt: skip
+        (draws.factors[jittered], 0.2, 1.8),
+        (draws.shifts[jittered], -0.2, 0.2),
+        (draws.sigmas[draws.sigmas > 0], 0.1, 2.0),
+    ):
         margin = 0.001 * (high - low)
         assert low - 1e-6 <= values.min() < low + margin and high - margin < values.max() <= high + 1e-6
     orders = draws.order.unique(dim=0, return_counts=True)[1]

@@ -1,11 +1,12 @@
-"""NT-Xent, the normalised temperature-scaled cross-entropy of SimCLR [Chen et al., arXiv:2002.05709; conrec: utils/contrastive.py].
+"""NT-Xent, the normalised temperature-scaled cross-entropy of SimCLR [arXiv:2002.05709; conrec: utils/contrastive.py].
 
 With l2-normalised projections a_i, b_i of the two views of image i, and temperature T:
 
     l_a(i) = -log( exp(a_i.b_i / T) / (sum_j exp(a_i.b_j / T) + sum_{j != i} exp(a_i.a_j / T)) )
     L = mean_i l_a(i) + mean_i l_b(i),          l_b with a and b exchanged
 
-The sum, not the average, of the two means: twice the scale of lightly's NTXentLoss, as the paper's learning rate expects.
+The sum, not the average, of the two means: twice the scale of lightly's NTXentLoss, as the paper's learning rate
+expects. These few lines do not carry a dependency on lightly, which the tests compare with.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ def ntxent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         ValueError: shapes differ, or fewer than two images (a pair alone has no negatives).
     """
     if first.shape != second.shape or first.ndim != 2 or len(first) < 2:
-        raise ValueError(
-            f"NT-Xent needs two equal [N, D] tensors with N >= 2, but got {tuple(first.shape)} and {tuple(second.shape)}"
-        )
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"NT-Xent needs two equal [N, D] tensors with N >= 2, but got {shapes}")
     count = len(first)
     projections = F.normalize(torch.cat([first, second]), dim=1)
     logits = projections @ projections.T / temperature

@@ -24,8 +24,10 @@ class ImageBatch:
 
 
 class Pretext(nn.Module, ABC):
-    """A pretext method with its network. Subclasses keep the segmentation network, or the part of it they train, in
-    `network` or `encoder`, and what only they need in `pretext`, so that the names of the state dict are the contract's.
+    """A pretext method with its network.
+
+    Subclasses keep the segmentation network in `network`, or only its `encoder`, and what the method alone needs in
+    `pretext`: the names of the state dict are then those that `weights` promises.
     """
 
     smallest_size: ClassVar[int] = 8

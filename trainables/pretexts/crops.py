@@ -1,8 +1,8 @@
-"""Random resized crops of a whole batch in one resampling [conrec: augmentations/contrastive.py, `distorted_bounding_box_crop`].
+"""Random resized crops of a whole batch in one resampling [conrec: augmentations/contrastive.py].
 
-Why by hand: torchvision's RandomResizedCrop works image by image and takes its draws from the global generator; kornia's
-draws per sample, but from the global generator too, and resamples a float batch at several times the cost (see
-tests/benchmarks/augmentation.py). Neither knows that a picture sits in a padded square.
+Why by hand: the pictures sit in padded squares, and neither torchvision's nor kornia's RandomResizedCrop can keep its
+crops inside a picture of the batch. Both take their draws from the global generator only, and torchvision draws one
+crop for all images of a batch. Times: tests/benchmarks/augmentation.py.
 """
 
 from __future__ import annotations

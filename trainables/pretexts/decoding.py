@@ -1,7 +1,7 @@
 """What the decoder is asked for: one 1x1 output convolution for each decoding task [P1 §2.2, Fig. 3].
 
-"The first three decoder blocks are shared, the last one is unique to a task": the network has three decoder blocks, so the
-unique one is the output convolution. This is the reading that keeps the paper's 8.65 M parameters.
+The first three decoder blocks are shared, the last one is unique to a task. The network has three decoder blocks, so we
+take the output convolution for the unique one: the reading that keeps the paper's 8.65 M parameters.
 """
 
 from __future__ import annotations

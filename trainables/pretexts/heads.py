@@ -10,7 +10,7 @@ from trainables.networks._base import init_keras
 
 
 class ProjectionHead(nn.Sequential):
-    """Three dense layers without bias, each followed by batch norm; ReLU after the first two, and no shift in the last norm.
+    """Three dense layers without bias, each with batch norm; ReLU after the first two, no shift in the last norm.
 
     The paper's 512 -> 512 -> 512 -> 128 (592,000 parameters) is that of width 64. We keep its shape for other widths w,
     8w -> 8w -> 8w -> 2w, so that a small network does not carry a large head.

@@ -1,7 +1,7 @@
-"""Local pixel shuffling, in-painting and out-painting [P1 §2.2; conrec: augmentations/masking.py, after Models Genesis].
+"""Local pixel shuffling, in-painting, out-painting [P1 §2.2; conrec: augmentations/masking.py, after Models Genesis].
 
-Each view gets one of the three kinds. The rules work in whole pixels: a share of the side is cut to an integer, and the upper
-end of a range is never drawn. No library has these operators; kornia's and torchvision's random erasing paints one block.
+Each view gets one of the three kinds. The rules work in whole pixels: a share of the side is cut to an integer, and the
+upper end of a range is never drawn. torchvision and kornia have neither of them (random erasing paints a single block).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _outpaint(region: Map, uniform: NDArray[np.float64]) -> None:
 def _blocks(
     uniform: NDArray[np.float64], size: int, sides: tuple[int, int], border: int, go_on: float
 ) -> Iterator[Block]:
-    """Blocks from rows of five uniform numbers, until one of them says stop; position ranges leave out their upper end."""
+    """Blocks from rows of five uniform numbers, until one of them says stop."""
     for proceed, *numbers in uniform.tolist():
         if proceed >= go_on:
             return

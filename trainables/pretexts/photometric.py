@@ -1,8 +1,9 @@
 """Colour jitter, grayscale and blur of a batch, every sample with its own draws and its own order of operators.
 
-The operators are torchvision's (`transforms.v2.functional.adjust_*`). Why by hand: torchvision applies one draw to a whole
-batch, so a batch needs a Python loop over images; kornia draws the order once for the batch, scales contrast by its own
-formula, and blurs with reflected borders, where the reference code pads with zeros.
+The operators are torchvision's (`transforms.v2.functional.adjust_*`). Why by hand: torchvision applies one draw to a
+whole batch, so per-sample draws need a Python loop over images, and its blur cannot pad with zeros as the reference
+code does; kornia has per-sample factors, but one order for the batch. Neither takes a generator. Times:
+tests/benchmarks/augmentation.py.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def blend_matrices(order: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         factors: float32 [V, 4], by operator; 1 leaves the picture alone.
 
     Returns:
-        matrices [V, 4, 3, 3] by position in the order, and offsets [V, 4]: the multiple of the picture's mean gray to add.
+        matrices [V, 4, 3, 3] by position in the order; offsets [V, 4], the multiple of the picture's mean gray to add.
     """
     factor = factors.gather(1, order)
     factor = torch.where(order == HUE, 1.0, factor)
@@ -45,7 +46,7 @@ def shift_hue(pixels: Tensor, shift: Tensor) -> Tensor:
 
     With the largest and smallest channel V and m and C = V - m, the hue in sixths of a turn is
     sign(g - b) (g + b - r + V - 2 m) / C, and a channel whose own hue is at distance d from it has the value
-    m + C clamp(2 - d, 0, 1). No branch, no division by zero, an eighth of the time of torchvision's.
+    m + C clamp(2 - d, 0, 1). No branch, no division by zero.
     """
     red, green, blue = pixels.unbind(1)
     largest = torch.maximum(torch.maximum(red, green), blue)

@@ -1,8 +1,8 @@
 """Two augmented views of every image of a batch [P1 §2.2; conrec: data/transform.py, augmentations/contrastive.py].
 
-Per view: random resized crop, flip, colour jitter in random order, grayscale, Gaussian blur. All draws come first, from
-one CPU generator, as small tensors; applying them never waits for the device. What was weighed against writing this, and
-by how much it is faster, stands in crops.py, photometric.py and tests/benchmarks/augmentation.py.
+Per view: random resized crop, flip, colour jitter in random order, grayscale, Gaussian blur. All draws come first, as
+small tensors from one CPU generator; applying them never waits for the device. What was weighed against writing this
+stands in crops.py and photometric.py, the times in tests/benchmarks/augmentation.py.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ _CHUNK_PIXELS = 2**17  # on a CPU, views are worked on in pieces that stay in it
 class Photometry:
     """What happens to the colours of V views: CPU tensors, one row for each view.
 
-    factors: float32 [V, 3], brightness, contrast, saturation (1: left alone); shifts: float32 [V], hue in turns (0: left
-    alone); order: int64 [V, 4], the operators (brightness, contrast, saturation, hue) in the order of their application;
-    gray: bool [V]; sigmas: float32 [V], of the blur in pixels (0: none).
+    Attributes:
+        factors: float32 [V, 3], brightness, contrast, saturation; 1 leaves a view alone.
+        shifts: float32 [V], hue in turns; 0 leaves a view alone.
+        order: int64 [V, 4], the operators (0 brightness, 1 contrast, 2 saturation, 3 hue) as they are applied.
+        gray: bool [V].
+        sigmas: float32 [V], of the blur in pixels; 0 for none.
     """
 
     factors: Tensor
