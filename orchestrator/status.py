@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,10 +20,16 @@ WRONG_REQUEST = 2
 STALE_SECONDS = 60.0
 
 
+class Unknown(Exception):
+    """The store has no such plan or key. The message is for the user."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of the contract."""
     p = argparse.ArgumentParser(prog="python -m orchestrator.status", description=__doc__)
-    p.add_argument("grid", nargs="?", metavar="GRID", help="a grid that has a plan in the store (default: the newest)")
+    p.add_argument(
+        "grid", nargs="?", metavar="GRID", help="built-in name or YAML path (default: the newest in the store)"
+    )
     p.add_argument("--plan", help="plan id (default: the grid's newest)")
     p.add_argument("--store", default="./runs", help="path or s3:// URL of the results (default ./runs)")
     p.add_argument("--explain", metavar="KEY", help="what a key stands for, and where it differs from the most similar")
@@ -45,9 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.explain or args.replay:
             return _one_key(args, store, console)
         return _show(args, store, console)
-    except (StoreError, LookupError) as error:
-        text = error.args[0] if error.args else error
-        Console(stderr=True).print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
+    except (StoreError, Unknown) as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return WRONG_REQUEST
     except KeyboardInterrupt:
         return 130
@@ -67,11 +73,12 @@ def _one_key(args: argparse.Namespace, store: Store, console: Console) -> int:
         like = {"key": other.key, "name": other.name, "differs": parts} if other else None
         print(json.dumps({"key": stage.key, "name": stage.name, "identity": flat_identity(stage), "similar": like}))
         return 0
-    console.print(f"{stage.key}  {stage.kind} {stage.name}", markup=False, highlight=False)
+    console.print(f"{stage.key}  {stage.kind} {stage.name}", markup=False, highlight=False, soft_wrap=True)
     for name, value in flat_identity(stage).items():
         console.print(f"  {name} = {value}", markup=False, highlight=False, soft_wrap=True)
     if other is not None:
-        console.print(f"most similar: {other.key}  {other.kind} {other.name}", markup=False, highlight=False)
+        like_ = f"most similar: {other.key}  {other.kind} {other.name}"
+        console.print(like_, markup=False, highlight=False, soft_wrap=True)
         for name, mine, theirs in parts:
             console.print(f"  {name}: {mine} here, {theirs} there", markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -94,15 +101,15 @@ def _find(prefix: str, store: Store) -> tuple[Stage, dict[str, Any]]:
             if stage.key.startswith(prefix):
                 found.setdefault(stage.key, (stage, record))
     if not found:
-        raise LookupError(f"no stage in a plan of {store.uri} has a key that begins with {prefix!r}")
+        raise Unknown(f"no stage in a plan of {store.uri} has a key that begins with {prefix!r}")
     if len(found) > 1:
-        raise LookupError(f"{len(found)} keys begin with {prefix!r}: {', '.join(sorted(found)[:5])}")
+        raise Unknown(f"{len(found)} keys begin with {prefix!r}: {', '.join(sorted(found)[:5])}")
     return next(iter(found.values()))
 
 
 def _replay(stage: Stage, plan: dict[str, Any], store: str) -> str:
     """The command: the plan's own request, cut down to one stage and kept in this process."""
-    words = ["python", "-m", "orchestrator.run_grid", plan["source"] if _is_file(plan) else plan["grid"]]
+    words = ["python", "-m", "orchestrator.run_grid", plan["grid"] if _is_builtin(plan) else plan["source"]]
     words += ["--profile", plan["profile"]]
     words += [word for text in plan["overrides"] for word in ("--set", text)]
     words += [word for text in plan["only"] for word in ("--only", text)]
@@ -110,14 +117,17 @@ def _replay(stage: Stage, plan: dict[str, Any], store: str) -> str:
     return shlex.join(words)
 
 
-def _is_file(plan: dict[str, Any]) -> bool:
-    from orchestrator.grid.load import builtin_grids
+def _is_builtin(plan: dict[str, Any]) -> bool:
+    """A user's file may bear the name of a built-in grid."""
+    from orchestrator.grid.load import SPACES
 
-    return plan["grid"] not in builtin_grids()
+    return bool(plan["source"] == str(SPACES / "grids" / f"{plan['grid']}.yaml"))
 
 
 def _show(args: argparse.Namespace, store: Store, console: Console) -> int:
-    record = store.load_plan(args.grid or _newest_grid(store), args.plan)
+    from orchestrator.grid.load import grid_name
+
+    record = store.load_plan(grid_name(args.grid) if args.grid else _newest_grid(store), args.plan)
     while True:
         state = _state(store, record)
         if args.json:
@@ -132,23 +142,34 @@ def _show(args: argparse.Namespace, store: Store, console: Console) -> int:
 def _newest_grid(store: Store) -> str:
     newest = max(((store.plans(grid)[-1], grid) for grid in store.grids()), default=None)
     if newest is None:
-        raise LookupError(f"store {store.uri} holds no plan yet; run a grid first")
+        raise Unknown(f"store {store.uri} holds no plan yet; run a grid first")
     return newest[1]
 
 
 def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
-    stages = {stage.key: stage for stage in _stages(record)}
+    from orchestrator.plan.build import restore_plan
+    from orchestrator.plan.diff import diff
+
+    plan = restore_plan(record)
+    stages = plan.stages
     finished = store.finished() & stages.keys()
-    failures = store.failures(stages.keys() - finished)
+    unneeded = set(diff([plan], finished).keys("unneeded"))
     now = time.time()
-    beats = [b for k, b in store.heartbeats().items() if k in stages and now - b["beat"] < STALE_SECONDS]
+    fresh = [b for k, b in store.heartbeats().items() if k in stages and now - b["beat"] < STALE_SECONDS]
+    beats = [b for b in fresh if b["key"] not in finished]
     running = {b["key"] for b in beats}
-    by_state: dict[str, int] = {"succeeded": len(finished), "running": len(running)}
-    for ending in ("failed", "blocked"):
-        by_state[ending] = sum(f["outcome"] == ending and k not in running for k, f in failures.items())
-    by_state["blocked"] += sum(s.blocked is not None and k not in failures for k, s in stages.items())
-    by_state["waiting"] = len(stages) - sum(by_state.values())
-    left = sum(s.cost for k, s in stages.items() if k not in finished and k not in failures and not s.blocked)
+    failures = store.failures(stages.keys() - finished - running)
+    failed = {k for k, f in failures.items() if f["outcome"] == "failed"}
+    blocked = {k for k, s in stages.items() if s.blocked is not None or k in failures} - finished - running - failed
+    waiting = stages.keys() - finished - running - failed - blocked - unneeded
+    by_state = {
+        "succeeded": len(finished),
+        "running": len(running),
+        "failed": len(failed),
+        "blocked": len(blocked),
+        "waiting": len(waiting),
+    }
+    left = sum(stages[k].cost for k in running | waiting)
     return {
         "grid": record["grid"],
         "plan": record["plan"],
@@ -160,7 +181,7 @@ def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _eta(store: Store, stages: dict[str, Stage], finished: set[str], left: float, workers: int) -> float | None:
+def _eta(store: Store, stages: Mapping[str, Stage], finished: set[str], left: float, workers: int) -> float | None:
     """Cost left, at the speed at which finished stages of this plan went, on the workers that run now."""
     spent = sum(c["seconds"] for c in store.commits(finished).values())
     done = sum(stages[key].cost for key in finished)

@@ -91,6 +91,7 @@ class PretrainSettings:
     input_size: int = dial(128, ge=8)
     decode_scale: float = dial(2.0, ge=1)
     validation_images: int = dial(128, ge=2)
+    validation_draws: int = dial(1, ge=1)
     report_every: int = dial(500, ge=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import uuid
 from collections import Counter
@@ -101,6 +102,9 @@ def execute(
 
 
 def _connect(where: Where) -> bool:
+    if where.address is None:
+        # Ray reads this when it is imported: its local processes then listen on the loopback address only.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from orchestrator.execute.ray_tune import connect
 
     return connect(where.address, cpus=None)

@@ -79,8 +79,7 @@ class Frontier:
 
     def succeed(self, key: str) -> None:
         """A running stage has finished; its children may become ready."""
-        self.running.discard(key)
-        if key in self.succeeded:
+        if not self._end(key):
             return
         self.succeeded.add(key)
         for child in self._children.get(key, ()):
@@ -90,7 +89,8 @@ class Frontier:
 
     def fail(self, key: str, error: str) -> list[str]:
         """A running stage has failed; all that need it are blocked. Returns the newly blocked keys."""
-        self.running.discard(key)
+        if not self._end(key):
+            return []
         self.failed[key] = error
         cause = f"its parent {self.stages[key].name!r} failed: {error}"
         newly, open_keys = [], list(self._children.get(key, ()))
@@ -107,6 +107,17 @@ class Frontier:
         if key in self.running:
             self.running.discard(key)
             self._push(key)
+
+    def _end(self, key: str) -> bool:
+        """Take a stage out of what runs or is ready. False: it had ended before."""
+        if key in self.succeeded or key in self.failed:
+            return False
+        if key in self.running:
+            self.running.remove(key)
+        else:  # given back, but the worker thought lost reported it all the same
+            self._ready = [entry for entry in self._ready if entry[2] != key]
+            heapq.heapify(self._ready)
+        return True
 
     def _push(self, key: str) -> None:
         heapq.heappush(self._ready, (-self._path[key], self._order[key], key))

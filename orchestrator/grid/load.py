@@ -55,6 +55,17 @@ def builtin_grids() -> list[str]:
     return sorted(path.stem for path in (SPACES / "grids").glob("*.yaml"))
 
 
+def grid_name(grid: str) -> str:
+    """The name under which a grid's plans are kept: the `grid:` of a YAML file, else its stem, else as given."""
+    path = Path(grid)
+    if path.suffix not in (".yaml", ".yml"):
+        return grid
+    try:
+        return str(read_yaml(path).values.get("grid", path.stem))
+    except GridError:
+        return path.stem  # a plan outlives the file it was run from
+
+
 def load_request(
     name: str, *, profile: str | None = None, overrides: Sequence[str] = (), only: Sequence[str] = ()
 ) -> Request:
@@ -153,7 +164,8 @@ def _explain(error: ValidationError, source: Source, prefix: Path_, names: Seque
         return GridError(f"{where}: {faults[0]['msg'].removeprefix('Value error, ')}")
     branches = [fault for fault in faults if _place_of(fault, prefix) == loc]
     wanted = " or ".join(dict.fromkeys(_expected(fault) for fault in branches))
-    return GridError(f"{where}: expected {wanted}, but got {faults[0]['input']!r}")
+    value = faults[0]["input"]
+    return GridError(f"{where}: expected {wanted}, but got {'nothing' if value is None else repr(value)}")
 
 
 def _place_of(fault: ErrorDetails, prefix: Path_) -> Path_:
@@ -262,9 +274,8 @@ def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
 
 def _twins(grid: Grid, source: Source) -> Iterator[GridError]:
     """Rows or columns that the table could not tell apart."""
-    rows = [
-        (r.scenario, r.model, r.pretext_data, r.frozen, {**grid.network, **r.network}.get("name")) for r in grid.rows
-    ]
+    network = grid.network.get("name")
+    rows = [(r.scenario, r.model, r.pretext_data, r.frozen, r.network.get("name", network)) for r in grid.rows]
     columns = [column.dataset for column in grid.columns]
     lines: tuple[tuple[str, list[Any], str], ...] = (
         ("rows", rows, "the same scenario, model, pretext_data, network and frozen; rename one model"),

@@ -45,8 +45,9 @@ def build(
 
 
 def new_plan_id() -> str:
-    """A sortable id: the time, and four random bytes against two starts in one second."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+    """A sortable id: the time in milliseconds, and four random bytes against two starts at once."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{uuid.uuid4().hex[:8]}"
 
 
 def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str, data_root: Path) -> RecordT:
@@ -62,7 +63,7 @@ def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str, dat
         "source": request.path,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
-        "data_root": str(data_root),
+        "data_root": str(data_root.absolute()),
         "title": grid.title,
         "references": grid.references,
         "stand_ins": stand_ins_used(grid),

@@ -15,7 +15,7 @@ KINDS = ("prepare", "pretrain", "trial", "import", "finetune", "probe", "analysi
 
 @dataclass(frozen=True)
 class Diff:
-    """Every stage of one or several plans with its state. `unneeded`: unfinished, but all that need it are finished."""
+    """Every stage of one or several plans with its state. `unneeded`: unfinished, and none that could run needs it."""
 
     plans: tuple[Plan, ...]
     stages: dict[str, Stage]
@@ -50,7 +50,9 @@ def diff(plans: Sequence[Plan], finished: Collection[str]) -> Diff:
         if key in needed or key in finished:
             continue
         needed.add(key)
-        open_keys.extend(stages[key].parents.values())
+        parents = stages[key].parents.values()
+        # A blocked stage cannot use what runs below it; its blocked parents stay in view, as they are the cause.
+        open_keys.extend(p for p in parents if stages[key].blocked is None or stages[p].blocked is not None)
     states: dict[str, State] = {}
     reasons: dict[str, str] = {}
     for key, stage in stages.items():
@@ -73,13 +75,16 @@ def restrict(found: Diff, key: str) -> Diff:
         current = waiting.pop()
         wanted.add(current)
         waiting.extend(p for p in found.stages[current].parents.values() if found.states[p] != "reused")
-    states: dict[str, State] = {
-        k: "unneeded" if state in ("to_run", "blocked") and k not in wanted else state
-        for k, state in found.states.items()
-    }
-    if states[key] == "reused":
-        states[key] = "to_run"
-    reasons = {k: reason for k, reason in found.reasons.items() if k in wanted}
+    states: dict[str, State] = {}
+    reasons: dict[str, str] = {}
+    for k, state in found.states.items():
+        blocked = found.stages[k].blocked
+        if k not in wanted:
+            states[k] = "unneeded" if state in ("to_run", "blocked") else state
+        elif blocked is not None and state != "reused":
+            states[k], reasons[k] = "blocked", blocked
+        else:
+            states[k] = "to_run"
     return Diff(found.plans, found.stages, states, reasons)
 
 

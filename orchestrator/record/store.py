@@ -118,11 +118,11 @@ class Store:
 
     def grids(self) -> list[str]:
         """The grids that have a plan here."""
-        return sorted({path.split("/")[1] for path in self._list("plans")})
+        return sorted({path.split("/")[1] for path in self._names("plans") if path.count("/") == 2})
 
     def plans(self, grid: str) -> list[str]:
         """The plan ids of a grid, oldest first."""
-        return sorted(Path(path).stem for path in self._list(f"plans/{grid}"))
+        return sorted(Path(path).stem for path in self._names(f"plans/{grid}"))
 
     def load_plan(self, grid: str, plan_id: str | None = None) -> Record:
         """A resolved plan, the newest where no id is given.
@@ -140,7 +140,7 @@ class Store:
             raise StoreError(
                 f"store {self.uri}: grid {grid!r} has no plan {chosen!r}; its newest are {', '.join(ids[:-6:-1])}"
             )
-        return _decode(data, f"plans/{grid}/{chosen}.json")
+        return self._decode(data, f"plans/{grid}/{chosen}.json")
 
     # Preflight
 
@@ -160,7 +160,9 @@ class Store:
     # The few calls that touch the backend
 
     def _put(self, path: str, data: bytes, *, create: bool = False) -> None:
-        if self.folder is not None and not self.folder.is_dir():
+        if self.folder is not None and isinstance(self._backend, MemoryStore):
+            raise StoreError(f"store {self.uri}: cannot write {path}: {self.folder} did not exist when it was opened")
+        if self.folder is not None and not self.folder.is_dir():  # else the backend would make it anew, nearly empty
             raise StoreError(f"store {self.uri}: cannot write {path}: {self.folder} does not exist")
         try:
             obstore.put(self._backend, path, data, mode="create" if create else "overwrite", use_multipart=False)
@@ -206,7 +208,18 @@ class Store:
 
     def _records(self, kind: str, keys: Iterable[str]) -> dict[str, Record]:
         found = ((key, f"{kind}/{key}.json") for key in keys)
-        return {key: _decode(data, path) for key, path in found if (data := self._get(path)) is not None}
+        return {key: self._decode(data, path) for key, path in found if (data := self._get(path)) is not None}
+
+    def _decode(self, data: bytes, path: str) -> Record:
+        try:
+            record = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(
+                f"store {self.uri}: {path} is not valid JSON ({_first_line(error)}); move it away and run again"
+            ) from error
+        if not isinstance(record, dict):
+            raise StoreError(f"store {self.uri}: {path} holds no record (key: value); move it away and run again")
+        return record
 
 
 def open_store(uri: str, *, create: bool = False) -> Store:
@@ -219,17 +232,10 @@ def open_store(uri: str, *, create: bool = False) -> Store:
         StoreError: the address is not usable.
     """
     parsed = urlparse(uri)
+    if not uri or (parsed.scheme == "file" and parsed.netloc not in ("", "localhost")):
+        raise StoreError(f"store {uri!r}: expected a path, or file:// and an absolute path (file:///home/me/runs)")
     if parsed.scheme in ("", "file"):
-        folder = Path(unquote(parsed.path) if parsed.scheme else uri).expanduser().absolute()
-        if folder.exists() and not folder.is_dir():
-            raise StoreError(f"store {uri}: {folder} is a file; expected a folder")
-        try:
-            if not folder.exists() and not create:
-                return Store(uri, MemoryStore(), folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            return Store(uri, LocalStore(prefix=folder), folder)
-        except (BaseError, OSError) as error:
-            raise StoreError(f"store {uri}: cannot make {folder}: {_first_line(error)}") from error
+        return _open_folder(uri, unquote(parsed.path) if parsed.scheme else uri, create)
     try:
         return Store(uri, from_url(uri), None)
     except (BaseError, ValueError, OSError) as error:
@@ -238,15 +244,21 @@ def open_store(uri: str, *, create: bool = False) -> Store:
         ) from error
 
 
+def _open_folder(uri: str, path: str, create: bool) -> Store:
+    try:
+        folder = Path(path).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"store {uri}: {folder} is a file; expected a folder")
+        if not folder.exists() and not create:
+            return Store(uri, MemoryStore(), folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Store(uri, LocalStore(prefix=folder), folder)
+    except (BaseError, OSError, RuntimeError) as error:  # RuntimeError: ~nobody
+        raise StoreError(f"store {uri}: cannot make or open it: {_first_line(error)}") from error
+
+
 def _encode(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=True).encode()
-
-
-def _decode(data: bytes, path: str) -> Record:
-    try:
-        return dict(json.loads(data))
-    except ValueError as error:
-        raise StoreError(f"{path} in the store is not valid JSON ({error}); move it away and run again") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 PREFIX = "transfergrid."
 MOST_METRICS, MOST_PARAMS = 1000, 100
+# The first opens the UI on training runs, the second is shown above them.
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "One run per stage. Filter by tags, for example "
+    "``tags.`transfergrid.kind` = 'finetune' and tags.`transfergrid.scenario` = 'seg-enc'``.",
+}
 Record = Mapping[str, Any]
 
 
@@ -236,7 +242,11 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         artifacts = None
         if uri.startswith("sqlite:///"):
             artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-        identifier = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
+        identifier = (
+            found.experiment_id
+            if found
+            else client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+        )
     except TrackingError:
         raise
     except Exception as error:

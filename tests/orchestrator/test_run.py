@@ -51,7 +51,13 @@ def ray_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 def test_a_run_on_ray_finishes_every_stage(ray_store: tuple[Path, dict]) -> None:
     folder, totals = ray_store
     assert totals["executed"] == {"pretrain": 2, "finetune": 8}
-    assert (totals["cells"], totals["succeeded"], totals["failed"], totals["blocked"], totals["reused"]) == (8, 10, 0, 0, 0)
+    assert (totals["cells"], totals["succeeded"], totals["failed"], totals["blocked"], totals["reused"]) == (
+        8,
+        10,
+        0,
+        0,
+        0,
+    )
     assert len(open_store(str(folder)).finished()) == 10
 
 

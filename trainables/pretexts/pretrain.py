@@ -131,13 +131,15 @@ def _loss(
 def _validate(
     pretext: Pretext, stack: ImageStack, validation: Tensor, settings: PretrainSettings, seed: int, device: torch.device
 ) -> dict[str, float]:
-    """Mean losses over the held-out images, `val_` before their names."""
+    """Mean losses over the held-out images and their fixed draws, `val_` before their names."""
     sums: dict[str, Tensor] = {}
-    for number, rows in enumerate(_batches(validation, settings.batch)):
-        batch = _batch(stack, rows, settings.input_size, device)
-        for name, value in pretext.loss(batch, generator(seed, "validation", number)).items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(rows)
-    return {f"val_{name}": float(value) / len(validation) for name, value in sums.items()}
+    for draw in range(settings.validation_draws):
+        for number, rows in enumerate(_batches(validation, settings.batch)):
+            batch = _batch(stack, rows, settings.input_size, device)
+            for name, value in pretext.loss(batch, generator(seed, "validation", draw, number)).items():
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(rows)
+    count = settings.validation_draws * len(validation)
+    return {f"val_{name}": float(value) / count for name, value in sums.items()}
 
 
 def _batches(rows: Tensor, batch: int) -> list[Tensor]:

@@ -1,0 +1,139 @@
+"""What every store must do. A test of a new one subclasses StoreContract and gives an address."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.record.store import Store, StoreError, open_store
+
+
+def _race(uri: str, number: int, keys: list[str], start: Any, won: Any) -> None:
+    store = open_store(uri)
+    start.wait()
+    for key in keys:
+        if store.commit({"key": key, "writer": number, "padding": "x" * 20_000}):
+            won.put((key, number))
+
+
+class StoreContract:
+    """`address`: fixture giving the URI of a place where nothing is yet."""
+
+    @pytest.fixture
+    def address(self, tmp_path: Path) -> str:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, address: str) -> Store:
+        return open_store(address, create=True)
+
+    def test_a_new_store_is_empty(self, store: Store) -> None:
+        assert (store.finished(), store.heartbeats(), store.grids(), store.plans("smoke")) == (set(), {}, [], [])
+        assert store.commits(["a"]) == {} == store.failures(["a"])
+        assert store.checkpoint("a") is None
+
+    def test_the_first_commit_wins_and_stays(self, store: Store, address: str) -> None:
+        first = {"key": "a", "metrics": {"dice": 0.25}, "name": "größer – ×100"}
+        assert store.commit(first) is True
+        assert store.commit({"key": "a", "metrics": {"dice": 0.5}}) is False
+        assert store.commit({"key": "b", "metrics": {}}) is True
+        assert store.finished() == {"a", "b"}
+        assert open_store(address).commits(["a", "c"]) == {"a": first}
+
+    def test_of_eight_processes_one_wins_each_commit(self, store: Store, address: str) -> None:
+        keys = [f"k{number}" for number in range(25)]
+        context = multiprocessing.get_context("spawn")
+        start, won = context.Barrier(8), context.Queue()
+        racers = [context.Process(target=_race, args=(address, number, keys, start, won)) for number in range(8)]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join(60)
+        assert [racer.exitcode for racer in racers] == [0] * 8
+        winners = [won.get(timeout=5) for _ in keys]
+        assert won.empty() and sorted(key for key, _ in winners) == sorted(keys)
+        records = store.commits(keys)
+        assert {key: records[key]["writer"] for key in keys} == dict(winners)
+        assert {len(record["padding"]) for record in records.values()} == {20_000}
+        assert store.finished() == set(keys)
+
+    def test_a_number_that_is_none_survives(self, store: Store) -> None:
+        store.commit({"key": "a", "metrics": {"dice": float("nan"), "loss": float("inf")}})
+        metrics = store.commits(["a"])["a"]["metrics"]
+        assert metrics["dice"] != metrics["dice"] and metrics["loss"] == float("inf")
+
+    def test_artifacts_are_kept_by_attempt(self, store: Store) -> None:
+        first = store.put_artifact("a", "one", "weights.safetensors", b"\x00\x01" * 50_000)
+        store.put_artifact("a", "onetwo", "weights.safetensors", b"other")
+        assert store.artifact(first) == b"\x00\x01" * 50_000
+        store.drop_attempt("a", "onetwo")
+        assert store.artifact(first)
+        store.drop_attempt("a", "one")
+        store.drop_attempt("a", "never")
+        with pytest.raises(StoreError, match=r"weights\.safetensors is missing although a commit names it") as caught:
+            store.artifact(first)
+        assert store.uri in str(caught.value)
+
+    def test_dropping_an_attempt_leaves_those_with_a_longer_name(self, store: Store) -> None:
+        store.put_artifact("a", "one", "x", b"1")
+        longer = store.put_artifact("a", "onetwo", "x", b"2")
+        store.drop_attempt("a", "one")
+        assert store.artifact(longer) == b"2"
+
+    def test_a_checkpoint_is_replaced_and_dropped(self, store: Store) -> None:
+        store.save_checkpoint("a", b"first and longer")
+        store.save_checkpoint("a", b"second")
+        assert store.checkpoint("a") == b"second"
+        store.heartbeat({"key": "a", "step": 1})
+        store.stop_heartbeat("a")
+        assert store.heartbeats() == {} and store.checkpoint("a") == b"second"
+        store.clear_running("a")
+        store.clear_running("a")
+        assert store.checkpoint("a") is None
+
+    def test_a_heartbeat_is_replaced(self, store: Store) -> None:
+        store.heartbeat({"key": "a", "step": 1})
+        store.heartbeat({"key": "a", "step": 2})
+        store.heartbeat({"key": "b", "step": 0})
+        assert store.heartbeats() == {"a": {"key": "a", "step": 2}, "b": {"key": "b", "step": 0}}
+
+    def test_the_last_failure_is_kept(self, store: Store) -> None:
+        store.fail({"key": "a", "error": "first"})
+        store.fail({"key": "a", "error": "second", "traceback": "line\nline"})
+        assert store.failures(["a", "b"])["a"]["error"] == "second"
+        assert store.finished() == set()
+        store.commit({"key": "a"})
+        assert store.finished() == {"a"} and set(store.failures(["a"])) == {"a"}
+
+    def test_plans_by_age_and_by_name(self, store: Store) -> None:
+        for plan in ("20261121T100000000Z-b", "20261121T100000001Z-a", "20261120T235959999Z-c"):
+            store.save_plan({"grid": "p1-table2", "plan": plan, "cells": []})
+        store.save_plan({"grid": "p1-table", "plan": "x", "cells": [1]})
+        assert store.grids() == ["p1-table", "p1-table2"]
+        assert store.plans("p1-table2")[0].startswith("20261120")
+        assert store.load_plan("p1-table2")["plan"] == "20261121T100000001Z-a"
+        assert store.load_plan("p1-table2", "20261120T235959999Z-c")["plan"] == "20261120T235959999Z-c"
+        assert store.load_plan("p1-table")["cells"] == [1]
+
+    def test_a_plan_that_is_not_there(self, store: Store) -> None:
+        with pytest.raises(StoreError, match=r"no plan of grid 'smoke'; it holds plans of no grid at all") as caught:
+            store.load_plan("smoke")
+        assert store.uri in str(caught.value)
+        for number in range(7):
+            store.save_plan({"grid": "smoke", "plan": f"id{number}"})
+        with pytest.raises(StoreError, match=r"no plan of grid '\.\./smoke'; it holds plans of smoke"):
+            store.load_plan("../smoke")
+        with pytest.raises(
+            StoreError, match=r"grid 'smoke' has no plan 'id9'; its newest are id6, id5, id4, id3, id2$"
+        ):
+            store.load_plan("smoke", "id9")
+        with pytest.raises(StoreError, match="has no plan"):
+            store.load_plan("smoke", "../smoke/id1")
+
+    def test_the_probe_leaves_nothing_behind(self, store: Store) -> None:
+        store.probe("driver")
+        store.probe("driver")
+        assert store._names("probes") == [] == store._list("probes")

@@ -1,0 +1,127 @@
+"""The store on a local folder, under hostile names, and where nothing can be written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.record.store import Store, StoreError, open_store
+from tests.contracts.store_contract import StoreContract
+
+
+class TestFolder(StoreContract):
+    @pytest.fixture
+    def address(self, tmp_path: Path) -> str:
+        return str(tmp_path / "runs")
+
+
+class TestFolderWithAHostileName(StoreContract):
+    @pytest.fixture
+    def address(self, tmp_path: Path) -> str:
+        return str(tmp_path / "läufe & 'co' #1 100% [x]?" / "ünter ordner")
+
+
+class TestFileUrl(StoreContract):
+    @pytest.fixture
+    def address(self, tmp_path: Path) -> str:
+        return (tmp_path / "räy runs 100%").as_uri()
+
+    def test_it_is_the_folder(self, store: Store, tmp_path: Path) -> None:
+        store.commit({"key": "a"})
+        folder = open_store(str(tmp_path / "räy runs 100%"))
+        assert folder.finished() == {"a"} and store.folder == folder.folder
+
+
+def refusal(uri: str) -> str:
+    """What a start on this address says: it opens the store, then probes it."""
+    with pytest.raises(StoreError) as caught:
+        open_store(uri, create=True).probe("start")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("store ")
+    return str(caught.value)
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert f"store {file}: {file} is a file; expected a folder" == refusal(str(file))
+    assert f"store {file}/below: cannot make or open it: " in refusal(f"{file}/below")
+    assert "store /proc: cannot write probes/start: " in refusal("/proc")
+    assert "store /proc/runs: cannot make or open it: " in refusal("/proc/runs")
+    assert "File name too long" in refusal("x" * 300)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("", "expected a path, or file:// and an absolute path"),
+        ("file://runs/here", "expected a path, or file:// and an absolute path"),
+        ("~nobody-of-this-name/runs", "cannot make or open it"),
+        ("ftp://host/runs", "expected a path or an s3://, gs:// or az:// URL"),
+    ],
+)
+def test_addresses_that_are_none(uri: str, says: str) -> None:
+    assert says in refusal(uri)
+
+
+def test_an_absent_folder_is_an_empty_store_that_refuses_to_be_written(tmp_path: Path) -> None:
+    folder = tmp_path / "not there"
+    store = open_store(str(folder))
+    assert (store.finished(), store.grids(), store.heartbeats(), store.checkpoint("a")) == (set(), [], {}, None)
+    with pytest.raises(StoreError, match="no plan of grid 'smoke'"):
+        store.load_plan("smoke")
+    for write in (
+        lambda: store.commit({"key": "a"}),
+        lambda: store.save_checkpoint("a", b""),
+        lambda: store.probe("x"),
+    ):
+        with pytest.raises(StoreError, match=f"cannot write .*{folder} did not exist"):
+            write()
+    assert not folder.exists()
+    open_store(str(folder), create=True)
+    with pytest.raises(StoreError, match="did not exist when it was opened"):
+        store.commit({"key": "a"})  # never into memory only
+
+
+def test_a_folder_that_vanishes_is_not_made_anew(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "runs"), create=True)
+    (tmp_path / "runs").rmdir()
+    with pytest.raises(StoreError, match="does not exist"):
+        store.commit({"key": "a"})
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"key": "a"', b"[1, 2]", b"null", b"\xff\xfe"])
+@pytest.mark.parametrize("kind", ["commits", "failures", "heartbeats", "plans/smoke"])
+def test_a_damaged_record_is_named(tmp_path: Path, kind: str, content: bytes) -> None:
+    store = open_store(str(tmp_path), create=True)
+    path = tmp_path / kind / "a.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    read = {
+        "commits": lambda: store.commits(["a"]),
+        "failures": lambda: store.failures(["a"]),
+        "heartbeats": store.heartbeats,
+        "plans/smoke": lambda: store.load_plan("smoke"),
+    }[kind]
+    with pytest.raises(StoreError) as caught:
+        read()
+    text = str(caught.value)
+    assert text.startswith(f"store {tmp_path}: {kind}/a.json ") and text.endswith("; move it away and run again")
+
+
+def test_foreign_files_do_not_disturb(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), create=True)
+    store.commit({"key": "a"})
+    store.save_plan({"grid": "smoke", "plan": "id1"})
+    for name in ("commits/.DS_Store", "commits/b.json.tmp", "plans/.DS_Store", "plans/smoke/.DS_Store", "plans/x.json"):
+        (tmp_path / name).write_bytes(b"?")
+    assert (store.finished(), store.grids(), store.plans("smoke")) == ({"a"}, ["smoke"], ["id1"])
+
+
+def test_a_commit_on_disk_is_plain_json(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), create=True)
+    store.commit({"key": "a", "name": "é"})
+    assert json.loads((tmp_path / "commits" / "a.json").read_text(encoding="utf-8")) == {"key": "a", "name": "é"}
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "a.json"]  # no temporary file stays
