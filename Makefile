@@ -10,7 +10,7 @@ TORCH_BACKEND ?=
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo test check lock clean bench-augmentation
+.PHONY: setup demo test check lock digests clean bench-augmentation
 
 setup: $(VENV)/.installed
 
@@ -39,10 +39,13 @@ check: setup
 	$(VENV)/bin/lint-imports
 
 bench-augmentation: setup
-	$(PY) tests/benchmarks/augmentation.py
+	$(PY) -m tests.benchmarks.augmentation
 
 lock: ## write constraints.txt from the present environment
 	$(UV) pip freeze -p $(PY) --exclude-editable > constraints.txt
 
 clean:
 	rm -rf $(VENV) .uv runs results .mypy_cache .ruff_cache
+
+digests: setup ## after a change of code that cannot change results
+	$(PY) -m tests.trainables.stage_digests --write

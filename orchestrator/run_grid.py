@@ -102,9 +102,14 @@ def _requests(args: argparse.Namespace) -> list[Request]:
 
     names = list(dict.fromkeys(args.grids or ["smoke"]))
     try:
-        return [load_request(n, profile=args.profile, overrides=args.overrides, only=args.only) for n in names]
+        requests = [load_request(n, profile=args.profile, overrides=args.overrides, only=args.only) for n in names]
     except GridError as error:
         raise Refused(error) from None
+    called = [request.grid.grid for request in requests]
+    twice = [name for name in called if called.count(name) > 1]
+    if twice:
+        raise Refused(f"two of the files name their grid {twice[0]!r}; results are kept by that name, so change one")
+    return requests
 
 
 def _open(args: argparse.Namespace) -> Store:

@@ -12,14 +12,16 @@ from rich.table import Table
 from orchestrator.plan.diff import Diff, State
 
 SHOWN = 30
+WIDEST = 400
 
 
 def print_plan(found: Diff, totals: Mapping[str, Any], notes: Sequence[str], console: Console) -> None:
     """Print stages by kind and state, the shared stages one by one, causes of blocking, and the cost."""
     console.print(f"profile {totals['profile']}: {totals['cells']} cells", highlight=False)
-    console.print(_by_kind(found))
-    console.print(_shared(found))
-    causes = Counter(found.reasons.values())
+    wide = Console(file=console.file, width=WIDEST)  # in a narrow window rich would cut numbers short
+    wide.print(_by_kind(found))
+    wide.print(_shared(found))
+    causes = Counter(reason.removeprefix("its pretext is blocked: ") for reason in found.reasons.values())
     for reason, count in causes.most_common(SHOWN):
         console.print(f"blocked ({count} stages): {reason}", markup=False, highlight=False, soft_wrap=True)
     if any(found.stages[key].provisional for key in found.keys("blocked")):
@@ -32,6 +34,7 @@ def print_plan(found: Diff, totals: Mapping[str, Any], notes: Sequence[str], con
         f"estimated device time: {_hours(ours)}; if every cell pretrained for itself "
         f"({totals['naive_pretrain_stages']} pretrain stages): {_hours(naive)}{saving}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

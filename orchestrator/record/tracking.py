@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -92,6 +93,9 @@ class Tracker:
                 run_name=record["name"],
             )
             run_id = run.info.run_id
+        elif record["outcome"] == "succeeded":
+            with contextlib.suppress(Exception):  # an earlier attempt's error; most runs have none
+                self._client.delete_tag(run_id, PREFIX + "error")
         ended = _milliseconds(record.get("finished")) or int(time.time() * 1000)
         final = [Metric(name, float(value), ended, 0) for name, value in record.get("metrics", {}).items()]
         curves = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,9 @@ def test_absent_data_leave_the_rest_to_run_and_the_exit_code_says_it(run: Any, t
 def test_a_dry_run_with_absent_data_is_no_error_and_writes_nothing(run: Any, tmp_path: Path) -> None:
     told = run("p1-table2", "--dry-run", "--data-root", str(tmp_path / "nowhere"))
     assert (told.code, told.out) == (0, "")
+    assert re.search(
+        r"pretrain conrec \| pets +[0-9a-f]{24} \(provisional\) +18  blocked +[0-9.]+ h", told.err
+    )  # not cut
     assert "108 cells" in told.err and "provisional" in told.err and str(tmp_path / "nowhere") in told.err
     assert not (tmp_path / "runs").exists()
 

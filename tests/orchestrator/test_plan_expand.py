@@ -174,15 +174,15 @@ def test_settings_of_rows_and_pretexts_reach_their_stages_only(tmp_path: Path) -
         "    pretext: conrec\n", "    pretext: mine\n    network: {width: 6}\n    finetune: {batch: 3}\n"
     )
     text += "pretexts:\n  mine: {method: conrec, tasks: [mask], pretrain: {steps: 9}}\n"
-    text += "datasets: {shapes: {count: 30}}\n"
-    plan = planned(write_grid(tmp_path, text))
+    text += "datasets: {shapes: {count: 30}}\npretrain: {batch: 5}\nfinetune: {batch: 8}\nnetwork: {width: 4}\n"
+    plan = planned(write_grid(tmp_path, text), profile="paper")
     by_kind = {(s.kind, s.labels["scenario"]): s.spec for s in plan.stages.values()}
     pretrain = by_kind["pretrain", None]
     assert pretrain["pretext"] == {
         "method": "conrec", "tasks": ["mask"], "temperature": 0.5, "reconstruction_weight": 100.0,
         "contrastive_weight": 1.0,
     }  # fmt: skip
-    assert (pretrain["pretrain"]["steps"], pretrain["pretrain"]["batch"], pretrain["network"]["width"]) == (9, 8, 6)
+    assert (pretrain["pretrain"]["steps"], pretrain["pretrain"]["batch"], pretrain["network"]["width"]) == (9, 5, 6)
     assert by_kind["finetune", "seg-enc"]["finetune"]["batch"] == 3
     assert by_kind["finetune", "random-init"]["finetune"]["batch"] == 8
     assert by_kind["finetune", "random-init"]["network"]["width"] == 4
