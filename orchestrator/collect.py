@@ -39,13 +39,14 @@ def collect(args: argparse.Namespace) -> int:
     Raises:
         StoreError, ResultsError: the request cannot be met; the text is the message for the user.
     """
+    from orchestrator.grid.load import grid_name
     from orchestrator.record.store import open_store
     from orchestrator.results.cells import tidy
     from orchestrator.results.render.terminal import terminal
     from orchestrator.results.table import summarise
 
     store = open_store(args.store)
-    plan = store.load_plan(_grid_name(args.grid), args.plan)
+    plan = store.load_plan(grid_name(args.grid), args.plan)
     keys = sorted({cell["key"] for cell in plan["cells"] if cell.get("key")})
     commits, failures = store.commits(keys), store.failures(keys)
     run_ids = _run_ids(args, store, keys if commits or failures else [])
@@ -86,21 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, everything human on stderr")
     return parser
-
-
-def _grid_name(grid: str) -> str:
-    """The name under which a grid's plans are kept: the `grid:` of a YAML file, else its stem, else as given."""
-    path = Path(grid)
-    if path.suffix not in (".yaml", ".yml"):
-        return grid
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return path.stem  # a plan outlives the file it was run from
-    name = content.get("grid") if isinstance(content, dict) else None
-    return str(name) if name else path.stem
 
 
 def _run_ids(args: argparse.Namespace, store: Store, keys: Sequence[str]) -> Mapping[str, str]:

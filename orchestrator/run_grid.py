@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn
+
+from orchestrator.command_line import (
+    FINISHED,
+    INCOMPLETE,
+    INTERRUPTED,
+    WRONG_REQUEST,
+    Refused,
+    clean_stdout,
+    human_console,
+    positive,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
-    from orchestrator.execute.driver import Report
+    from orchestrator.execute.driver import Report, Where
     from orchestrator.grid.load import Request
     from orchestrator.plan.build import Plans
     from orchestrator.plan.diff import Diff
     from orchestrator.record.store import Store
 
-_json_out: TextIO | None = None
-FINISHED, INCOMPLETE, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-
-
-class Refused(Exception):
-    """The request is wrong; nothing has run."""
+SHOWN_FAULTS = 20
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tracking-uri", help="MLflow (default $MLFLOW_TRACKING_URI, else SQLite in the store)")
     p.add_argument("--experiment", default="transfergrid", help="MLflow experiment (default transfergrid)")
     p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray address (default: a local Ray)")
-    p.add_argument("--max-concurrent", type=_positive, metavar="N", help="most packs at a time")
+    p.add_argument("--max-concurrent", type=positive, metavar="N", help="most packs at a time")
     p.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline: this process, no Ray")
     p.add_argument("--dry-run", action="store_true", help="the plan and its cost, nothing runs")
     p.add_argument("--json", action="store_true", help="one JSON object on stdout, everything human on stderr")
@@ -56,44 +65,53 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     args = parser().parse_args(argv)
     began = time.monotonic()
-    console = _console()
+    console = human_console()
     try:
-        with _clean_stdout(args.json):
+        with clean_stdout(args.json):
             return _run(args, console, began)
     except Refused as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"error: {error}")
         return WRONG_REQUEST
     except KeyboardInterrupt:
-        console.print("interrupted before anything ran")
+        say(console, "interrupted before anything ran")
         return INTERRUPTED
 
 
 def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     requests = _requests(args)
     store = _open(args)
-    data_root = Path(args.data_root or os.environ.get("TRANSFERGRID_DATA") or "data")
-    built = _build(requests, data_root, console)
+    built = _build(requests, _data_root(args), console)
     found = _diff(args, built, store)
     if args.dry_run:
         return _show_plan(args, found, built, console)
     _refuse_bad_data(built, found)
-    from orchestrator.plan.build import new_plan_id, plan_record
+    from orchestrator.plan.build import new_plan_id
 
     plan_id = new_plan_id()
     where = _where(args, store)
     for text in built.notes:
-        console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
-
-    def save() -> None:
-        if args.stage:
-            return  # a look at one stage is no new plan of the grid
-        for request, plan in zip(requests, built.plans, strict=True):
-            store.save_plan(plan_record(request, plan, plan_id=plan_id, command=_command(), data_root=data_root))
-
-    report = _execute(args, requests, found, store, data_root, where, console, save=save)
+        say(console, f"note: {text}")
+    report = _execute(
+        args, requests, found, store, where, console, before=lambda: _save(args, requests, built, store, plan_id)
+    )
     if args.stage:
-        _compare(report, store, console)
-    return _conclude(args, found, report, console, plan_id, where, time.monotonic() - began)
+        from orchestrator.execute.summary import comparison
+
+        for line in comparison(report, store.commits(report.metrics)):
+            say(console, line)
+    wall = round(time.monotonic() - began, 1)
+    about = {"plan": plan_id, "wall_seconds": wall, "store": args.store, "tracking_uri": where.tracking_uri}
+    return _conclude(args, found, report, console, about)
+
+
+def _save(args: argparse.Namespace, requests: list[Request], built: Plans, store: Store, plan_id: str) -> None:
+    from orchestrator.plan.build import plan_record
+
+    if args.stage:
+        return  # a look at one stage is no new plan of the grid
+    command = "python -m orchestrator.run_grid " + shlex.join(sys.argv[1:])
+    for request, plan in zip(requests, built.plans, strict=True):
+        store.save_plan(plan_record(request, plan, plan_id=plan_id, command=command, data_root=_data_root(args)))
 
 
 def _requests(args: argparse.Namespace) -> list[Request]:
@@ -132,7 +150,7 @@ def _build(requests: list[Request], data_root: Path, console: Console) -> Plans:
     def progress(reader: str, done: int, total: int) -> None:
         if time.monotonic() - last[0] > 2 or (done == total and total > 500):
             last[0] = time.monotonic()
-            console.print(f"checking {reader}: {done} of {total} files", highlight=False)
+            say(console, f"checking {reader}: {done} of {total} files")
 
     return build(requests, data_root, on_progress=progress)
 
@@ -156,21 +174,19 @@ def _diff(args: argparse.Namespace, built: Plans, store: Store) -> Diff:
 
 def _refuse_bad_data(built: Plans, found: Diff) -> None:
     """Files that are there and wrong stop everything; absent data stop only when nothing else is left to do."""
+    from orchestrator.execute.summary import root_causes
+
     if built.faults:
-        shown = "\n  ".join(built.faults[:20])
-        more = f"\n  ... and {len(built.faults) - 20} more" if len(built.faults) > 20 else ""
-        raise Refused(f"the data have faults; nothing was run:\n  {shown}{more}")
+        shown = "\n  ".join(built.faults[:SHOWN_FAULTS])
+        more = len(built.faults) - SHOWN_FAULTS
+        raise Refused(
+            f"the data have faults; nothing was run:\n  {shown}" + (f"\n  ... {more} more" if more > 0 else "")
+        )
     if found.keys("blocked") and not found.to_run and not found.keys("reused"):
-        reasons = "\n  ".join(_root_causes(found))
-        raise Refused(f"nothing can run:\n  {reasons}")
+        raise Refused("nothing can run:\n  " + "\n  ".join(root_causes(found)))
 
 
-def _root_causes(found: Diff) -> list[str]:
-    causes = (found.reasons[key] for key in found.keys("blocked"))
-    return list(dict.fromkeys(c for c in causes if not c.startswith("its pretext")))
-
-
-def _where(args: argparse.Namespace, store: Store) -> Any:
+def _where(args: argparse.Namespace, store: Store) -> Where:
     from orchestrator.execute.driver import Where
     from orchestrator.record.tracking import default_uri
 
@@ -183,93 +199,45 @@ def _execute(
     requests: list[Request],
     found: Diff,
     store: Store,
-    data_root: Path,
-    where: Any,
+    where: Where,
     console: Console,
-    *,
-    save: Any,
+    before: Callable[[], None],
 ) -> Report:
-    from contextlib import nullcontext
-
     from orchestrator.execute.driver import execute
-    from orchestrator.execute.outcome import Job
+    from orchestrator.execute.outcome import ClusterError, Job
+    from orchestrator.execute.summary import headline, root_causes
     from orchestrator.execute.view import LineView, LiveView
     from orchestrator.record.store import StoreError
     from orchestrator.record.tracking import TrackingError
 
     run = requests[0].grid.run
-    address = store.uri if "://" in store.uri else str(store.folder)
     job = Job(
-        store=address,
-        data_root=str(data_root.absolute()),
+        store=store.address,
+        data_root=str(_data_root(args).absolute()),
         checkpoint_seconds=run.checkpoint_seconds,
         again=bool(args.stage),
     )
-    for reason in _root_causes(found):
-        console.print(f"blocked: {reason}", markup=False, highlight=False, soft_wrap=True)
-    console.print(_headline(found), highlight=False)
-    live = LiveView(found.to_run, console, store.heartbeats) if console.is_terminal else None
+    for reason in root_causes(found):
+        say(console, f"blocked: {reason}")
+    say(console, headline(found))
+    live = LiveView(found.to_run, console, store.heartbeats) if console.is_terminal and found.to_run else None
     view = live or LineView(found.to_run, console)
-
-    def warn(text: str) -> None:
-        console.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
-
     try:
-        with live.shown() if live and found.to_run else nullcontext():
-            return execute(found, store, job, run, where, view, warn, before=save)
-    except (StoreError, TrackingError) as error:
+        with live.shown() if live else nullcontext():
+            return execute(
+                found, store, job, run, where, view, lambda text: say(console, f"warning: {text}"), before=before
+            )
+    except (StoreError, TrackingError, ClusterError) as error:
         raise Refused(error) from None
-    except Exception as error:
-        if type(error).__name__ == "ClusterError":  # its module imports ray, which an inline run does without
-            raise Refused(error) from None
-        raise
 
 
-def _headline(found: Diff) -> str:
-    parts = [f"{len(found.cells)} cells", f"{len(found.to_run)} stages to run", f"{len(found.keys('reused'))} reused"]
-    blocked = found.keys("blocked")
-    return ", ".join([*parts, f"{len(blocked)} blocked"] if blocked else parts)
+def _conclude(args: argparse.Namespace, found: Diff, report: Report, console: Console, about: dict[str, object]) -> int:
+    from orchestrator.execute.summary import ending, totals
 
-
-def _compare(report: Report, store: Store, console: Console) -> None:
-    """After `--stage`: what this run gave against what the store holds."""
-    for key, record in store.commits(report.metrics).items():
-        pairs = [(name, value, record["metrics"].get(name)) for name, value in report.metrics[key].items()]
-        apart = [f"{name} {value!r}, recorded {kept!r}" for name, value, kept in pairs if value != kept]
-        told = "; ".join(apart) if apart else "equal to the record, digit for digit"
-        console.print(f"{key}: {told}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _conclude(
-    args: argparse.Namespace, found: Diff, report: Report, console: Console, plan_id: str, where: Any, wall: float
-) -> int:
-    grids = [plan.grid for plan in found.plans]
-    totals = {
-        "grids": grids,
-        "profile": found.plans[0].profile,
-        "plan": plan_id,
-        "cells": len(found.cells),
-        "succeeded": report.succeeded,
-        "failed": len(report.failed),
-        "blocked": len(report.blocked),
-        "reused": len(found.keys("reused")),
-        "executed": report.executed,
-        "wall_seconds": round(wall, 1),
-        "store": args.store,
-        "tracking_uri": where.tracking_uri,
-    }
     if args.json:
-        _print_json(totals)
-    executed = ", ".join(f"{n} {kind}" for kind, n in report.executed.items()) or "nothing"
-    ended = f"{report.succeeded} succeeded, {len(report.failed)} failed, {len(report.blocked)} blocked"
-    lines = [f"plan {plan_id}: {ended}; executed {executed}; {wall:.0f} s"]
-    for key, error in list(report.failed.items())[:10]:
-        lines.append(f"  failed: {found.stages[key].name} ({key}): {error}")
-    if report.not_in_mlflow:
-        lines.append(f"MLflow lacks {report.not_in_mlflow} runs; the same command adds them when it answers again")
-    lines += [f"table:  python -m orchestrator.collect {grid} --store {args.store} --out results" for grid in grids]
-    lines.append(f"MLflow: mlflow ui --backend-store-uri {where.tracking_uri}" if "://" in where.tracking_uri else "")
-    console.print("\n".join(line for line in lines if line), markup=False, highlight=False, soft_wrap=True)
+        print_json(totals(found, report, **about))
+    for line in ending(found, report, about):
+        say(console, line)
     if report.interrupted:
         return INTERRUPTED
     return INCOMPLETE if report.failed or report.blocked else FINISHED
@@ -277,56 +245,18 @@ def _conclude(
 
 def _show_plan(args: argparse.Namespace, found: Diff, built: Plans, console: Console) -> int:
     from orchestrator.plan.diff import summary
-
-    totals = summary(found)
-    if args.json:
-        _print_json(totals)
-        return FINISHED
     from orchestrator.plan.show import print_plan
 
-    print_plan(found, totals, [*built.faults, *built.notes], console)
+    totals = {**summary(found), "faults": list(built.faults), "notes": list(built.notes)}
+    if args.json:
+        print_json(totals)
+    else:
+        print_plan(found, totals, console)
     return FINISHED
 
 
-@contextmanager
-def _clean_stdout(json_only: bool) -> Iterator[None]:
-    """With `--json`, whatever libraries print goes to stderr; the one object is printed by `_print_json`."""
-    if not json_only:
-        yield
-        return
-    sys.stdout.flush()
-    global _json_out
-    _json_out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(_json_out.fileno(), 1)
-        _json_out.close()
-        _json_out = None
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value), file=_json_out or sys.stdout, flush=True)
-
-
-def _command() -> str:
-    import shlex
-
-    return "python -m orchestrator.run_grid " + shlex.join(sys.argv[1:])
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, but got {text!r}")
-    return int(text)
+def _data_root(args: argparse.Namespace) -> Path:
+    return Path(args.data_root or os.environ.get("TRANSFERGRID_DATA") or "data")
 
 
 def entry() -> NoReturn:

@@ -1,6 +1,6 @@
 """Every dial of a stage, with the paper's value as its default. No torch here, so that planning stays fast.
 
-Sources: P1 is "Choose the Right Encoder and Skip the Decoder"; conrec is its reference code (see CONTRIBUTING, "Sources").
+Sources: P1 is "Choose the Right Encoder and Skip the Decoder"; conrec is its reference code (CONTRIBUTING, "Sources").
 A value marked *open* is stated nowhere; the reason for ours stands beside it.
 """
 
@@ -78,7 +78,8 @@ PRETEXT_SETTINGS: dict[str, type[PretextSettings]] = {
 class PretrainSettings:
     """How a self-supervised pretext is trained [conrec: README, utils/train_utils.py; steps: P1 §5.2].
 
-    `validation_images` are held out of the pretraining images for the validation loss, at most a tenth of them (*open*).
+    `validation_images` are held out of the pretraining images for the validation loss, at most a tenth of them, and
+    seen under `validation_draws` fixed draws of augmentation and masks each (*open*).
     Images are kept at `decode_scale` times the input size, so that a small crop still has pixels to show.
     """
 

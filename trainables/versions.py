@@ -1,4 +1,5 @@
-"""The version of each kind of stage. Raise it when a change of code changes results: old results then count no more.
+"""The version of each kind of stage and of each network. Raise it when a change of code changes results: old results
+then count no more.
 
 `tests/trainables/test_versions.py` ties each version to a digest of the source it depends on, so that nobody forgets.
 """
@@ -8,4 +9,5 @@ VERSIONS: dict[str, int] = {
     "pretrain/reconstruction": 1,
     "pretrain/conrec": 1,
     "finetune": 1,
+    "network/conrec-unet": 1,
 }

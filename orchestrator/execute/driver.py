@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,48 +66,50 @@ def execute(
     """
     store.probe(uuid.uuid4().hex)
     frontier = Frontier(found.to_run, finished=found.keys("reused"))
-    with ThreadPoolExecutor(1) as pool:
-        connecting = pool.submit(Tracker, where.tracking_uri, where.experiment)
-        started_ray = _connect(where) if found.to_run and where.executor == "ray" else None
-        tracker = connecting.result()
-    before()
-    thread = TrackingThread(tracker, _grids(found), lambda key: _load(store, key), warn)
-    thread.start()
-    for key in found.keys("reused"):
-        thread.put(key)
-    listener = Listener(view, _Sink(store, thread))
     report = Report()
-    try:
-        with _terminate_as_interrupt():
-            if started_ray is not None:
-                from orchestrator.execute.ray_tune import run_on_ray
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        connecting = pool.submit(Tracker, where.tracking_uri, where.experiment)
+        ray_is_local = stack.enter_context(_ray(where)) if found.to_run and where.executor == "ray" else None
+        tracker = connecting.result()
+        before()
+        thread = TrackingThread(tracker, _grids(found), lambda key: _load(store, key), warn)
+        thread.start()
+        for key in found.keys("reused"):
+            thread.put(key)
+        listener = Listener(view, _Sink(store, thread))
+        try:
+            with _terminate_as_interrupt():
+                if ray_is_local is not None:
+                    from orchestrator.execute.ray_tune import run_on_ray
 
-                run_on_ray(frontier, job, listener, run, local=started_ray, max_concurrent=where.max_concurrent)
-            elif found.to_run:
-                from orchestrator.execute.inline import run_inline
+                    run_on_ray(frontier, job, listener, run, local=ray_is_local, max_concurrent=where.max_concurrent)
+                elif found.to_run:
+                    from orchestrator.execute.inline import run_inline
 
-                run_inline(frontier, job, listener)
-    except KeyboardInterrupt:
-        report.interrupted = True
-        warn("interrupted; finished stages are kept, the same command goes on from here")
-    finally:
-        if started_ray is not None:
-            import ray
-
-            ray.shutdown()
+                    run_inline(frontier, job, listener)
+        except KeyboardInterrupt:
+            report.interrupted = True
+            warn("interrupted; finished stages are kept, the same command goes on from here")
     if thread.waiting > 20:
         warn(f"writing the last {thread.waiting} runs to MLflow")
     report.not_in_mlflow = len(thread.finish())
     return _count(report, found, listener)
 
 
-def _connect(where: Where) -> bool:
+@contextmanager
+def _ray(where: Where) -> Iterator[bool]:
+    """A connection to Ray; true where it was started here. Ends whatever follows."""
     if where.address is None:
         # Ray reads this when it is imported: its local processes then listen on the loopback address only.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from orchestrator.execute.ray_tune import connect
 
-    return connect(where.address, cpus=None)
+    try:
+        yield connect(where.address)
+    finally:
+        import ray
+
+        ray.shutdown()
 
 
 def _grids(found: Diff) -> dict[str, list[str]]:

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+
+class ClusterError(Exception):
+    """Ray cannot be reached, or never could run what is asked."""
+
+
 Ending = Literal["succeeded", "failed", "blocked"]
 
 

@@ -26,18 +26,14 @@ from ray.tune.search import Searcher
 
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
-from orchestrator.execute.outcome import Job, Outcome
+from orchestrator.execute.outcome import ClusterError, Job, Outcome
 from orchestrator.execute.resources import Shape, shape_of
 from orchestrator.grid.schema import Run
 from orchestrator.plan.stages import Stage
 from orchestrator.record.store import open_store
 
 
-class ClusterError(Exception):
-    """Ray cannot be reached, or never could run what is asked."""
-
-
-def connect(address: str | None, *, cpus: int | None = None) -> bool:
+def connect(address: str | None) -> bool:
     """Join the Ray cluster at `address`, or start one on this machine. True: it was started here.
 
     Raises:
@@ -48,11 +44,9 @@ def connect(address: str | None, *, cpus: int | None = None) -> bool:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
             return False
         ray.init(
-            num_cpus=cpus,
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
-            configure_logging=True,
         )
         return True
     except Exception as error:  # Ray raises many kinds here; each means that there is no cluster to work on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -36,11 +37,17 @@ def run_stage(stage: Stage, job: Job) -> Outcome:
         context = StoreContext(store, stage, job)
         result = STAGES[stage.kind](stage.spec, context)
         return _commit(store, stage, result, context.history, began)
-    except (StageError, DataError, StoreError) as error:
+    except (StageError, DataError) as error:
+        return _failed(job, stage, str(error), "", began, for_good=True)
+    except StoreError as error:
         return _failed(job, stage, str(error), "", began)
     except Exception as error:
         text = f"{type(error).__name__}: {error}".strip()
         return _failed(job, stage, text, traceback.format_exc(), began)
+    except BaseException:  # interrupted: whoever looks next must not take the stage for running
+        with contextlib.suppress(StoreError):
+            open_store(job.store).stop_heartbeat(stage.key)
+        raise
 
 
 def _commit(store: Store, stage: Stage, result: Result, history: list[dict[str, float]], began: float) -> Outcome:
@@ -81,16 +88,18 @@ def _from_commit(record: dict[str, Any], *, executed: bool = False) -> Outcome:
     )
 
 
-def _failed(job: Job, stage: Stage, error: str, trace: str, began: float) -> Outcome:
+def _failed(job: Job, stage: Stage, error: str, trace: str, began: float, *, for_good: bool = False) -> Outcome:
+    """The outcome of a fault. What could end otherwise on another day (a full disk, say) keeps its checkpoint."""
     outcome = Outcome(
         stage.key, "failed", error=error, seconds=round(time.time() - began, 3), node=socket.gethostname()
     )
-    try:
+    with contextlib.suppress(StoreError):  # the outcome itself still reaches the driver, which keeps it
         store = open_store(job.store)
         store.fail({**stage.record(), **outcome.record(), "traceback": trace, "finished": _iso(time.time())})
-        store.clear_running(stage.key)
-    except StoreError:
-        pass  # the outcome itself still reaches the driver, which keeps it
+        if for_good:
+            store.clear_running(stage.key)
+        else:
+            store.stop_heartbeat(stage.key)
     return outcome
 
 

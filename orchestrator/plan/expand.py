@@ -26,8 +26,9 @@ def data_spec(grid: Grid, dataset: str) -> DataSpec:
 
 
 def stand_in(grid: Grid, dataset: str) -> str:
-    """The dataset that really serves for `dataset`."""
-    return grid.stand_ins.get(dataset, grid.stand_ins.get("*", dataset))
+    """The dataset that really serves for `dataset`. `*` stands in for built-in ones only, not for the grid's own."""
+    everyone = grid.stand_ins.get("*", dataset) if dataset in DATASET_OPTIONS else dataset
+    return grid.stand_ins.get(dataset, everyone)
 
 
 def stand_ins_used(grid: Grid) -> dict[str, str]:

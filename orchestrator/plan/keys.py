@@ -15,21 +15,26 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def version_of(kind: str, spec: Mapping[str, Any]) -> str:
-    """`finetune@1`, `pretrain/simclr@1`: which code, in which version."""
-    name = f"pretrain/{spec['pretext']['method']}" if kind == "pretrain" else kind
-    return f"{name}@{VERSIONS[name]}"
+def versions_of(kind: str, spec: Mapping[str, Any]) -> list[str]:
+    """`["finetune@1", "network/conrec-unet@1"]`: which code, in which version."""
+    stage = f"pretrain/{spec['pretext']['method']}" if kind == "pretrain" else kind
+    return [f"{name}@{VERSIONS[name]}" for name in (stage, f"network/{spec['network']['name']}")]
 
 
 def identity(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fingerprint: str) -> dict[str, Any]:
     """What a key stands for, as data: `--explain` shows it, `stage_key` hashes it."""
     return {
         "kind": kind,
-        "version": version_of(kind, spec),
-        "spec": spec,
+        "versions": versions_of(kind, spec),
+        "spec": {**spec, "data": {**spec["data"], "options": _choices(spec["data"]["options"])}},
         "parents": dict(parents),
         "data": fingerprint,
     }
+
+
+def _choices(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's options without the place where it lies: the fingerprint tells its content."""
+    return {name: value for name, value in options.items() if name != "path"}
 
 
 def stage_key(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fingerprint: str) -> str:

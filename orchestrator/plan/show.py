@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,8 +15,11 @@ SHOWN = 30
 WIDEST = 400
 
 
-def print_plan(found: Diff, totals: Mapping[str, Any], notes: Sequence[str], console: Console) -> None:
-    """Print stages by kind and state, the shared stages one by one, causes of blocking, and the cost."""
+def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None:
+    """Print stages by kind and state, the shared stages one by one, causes of blocking, faults, and the cost.
+
+    `totals` is what `diff.summary` gives, with the `faults` and `notes` of the data.
+    """
     console.print(f"profile {totals['profile']}: {totals['cells']} cells", highlight=False)
     wide = Console(file=console.file, width=WIDEST)  # in a narrow window rich would cut numbers short
     wide.print(_by_kind(found))
@@ -26,10 +29,11 @@ def print_plan(found: Diff, totals: Mapping[str, Any], notes: Sequence[str], con
         console.print(f"blocked ({count} stages): {reason}", markup=False, highlight=False, soft_wrap=True)
     if any(found.stages[key].provisional for key in found.keys("blocked")):
         console.print("keys on absent data are provisional: they change when the data are there", highlight=False)
-    for note in notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    for kind in ("faults", "notes"):
+        for text in totals[kind]:
+            console.print(f"{kind[:-1]}: {text}", markup=False, highlight=False, soft_wrap=True)
     ours, naive = totals["estimated_device_seconds"], totals["naive_device_seconds"]
-    saving = f", {naive / ours:.1f} times as much" if ours else ""
+    saving = f", {naive / ours:.1f} times as much" if ours and not totals["reused"] else ""
     console.print(
         f"estimated device time: {_hours(ours)}; if every cell pretrained for itself "
         f"({totals['naive_pretrain_stages']} pretrain stages): {_hours(naive)}{saving}",

@@ -23,6 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 Record = dict[str, Any]
+REMOTE = ("s3", "gs", "az", "abfss")
 
 
 class StoreError(Exception):
@@ -31,6 +32,11 @@ class StoreError(Exception):
 
 class Store:
     """One folder or bucket prefix of results. Cheap to open; safe to use from several threads and processes."""
+
+    @property
+    def address(self) -> str:
+        """The address under which a process in another folder opens the same store."""
+        return self.uri if self.folder is None else str(self.folder)
 
     def __init__(self, uri: str, backend: ObjectStore, folder: Path | None) -> None:
         self.uri = uri
@@ -236,6 +242,8 @@ def open_store(uri: str, *, create: bool = False) -> Store:
         raise StoreError(f"store {uri!r}: expected a path, or file:// and an absolute path (file:///home/me/runs)")
     if parsed.scheme in ("", "file"):
         return _open_folder(uri, unquote(parsed.path) if parsed.scheme else uri, create)
+    if parsed.scheme not in REMOTE:
+        raise StoreError(f"store {uri}: expected a path or a URL of {', '.join(REMOTE)}")
     try:
         return Store(uri, from_url(uri), None)
     except (BaseError, ValueError, OSError) as error:

@@ -56,7 +56,7 @@ DIALS = [
     (section, dial.name)
     for section, cls in SECTION_CLASSES.items()
     for dial in dataclasses.fields(cls)
-    if other_value(cls, dial) is not None
+    if other_value(cls, dial) is not None and (section, dial.name) != ("datasets.folder", "path")
 ]
 
 
@@ -91,6 +91,12 @@ def test_every_dial_of_every_section_changes_the_key(section: str, dial: str) ->
     new = {**spec, at: {**spec["data"], "options": complete} if at == "data" else complete}
     assert new != spec
     assert stage_key(kind, new, {}, "f") != stage_key(kind, spec, {}, "f")
+
+
+def test_where_a_folder_lies_is_not_in_the_key_since_the_fingerprint_tells_its_content() -> None:
+    kind, spec = specs()["datasets.folder"]
+    moved = {**spec, "data": {**spec["data"], "options": {**spec["data"]["options"], "path": "elsewhere"}}}
+    assert stage_key(kind, moved, {}, "f") == stage_key(kind, spec, {}, "f") != stage_key(kind, moved, {}, "g")
 
 
 @pytest.mark.parametrize(
@@ -218,5 +224,5 @@ def test_explain_names_what_parts_two_stages(tmp_path: Path) -> None:
     like = most_similar(mine, others.values())
     assert like is not None and like.labels["scenario"] == "seg-enc"
     assert differences(mine, like) == [("spec.finetune.flip", 0.1, 0.5)]
-    assert flat_identity(mine)["version"] == f"finetune@{VERSIONS['finetune']}"
+    assert flat_identity(mine)["versions"] == [f"finetune@{VERSIONS['finetune']}", "network/conrec-unet@1"]
     assert most_similar(mine, [mine]) is None

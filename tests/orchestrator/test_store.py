@@ -58,7 +58,8 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         ("", "expected a path, or file:// and an absolute path"),
         ("file://runs/here", "expected a path, or file:// and an absolute path"),
         ("~nobody-of-this-name/runs", "cannot make or open it"),
-        ("ftp://host/runs", "expected a path or an s3://, gs:// or az:// URL"),
+        ("ftp://host/runs", "expected a path or a URL of s3, gs, az"),
+            ("memory://", "expected a path or a URL of s3, gs, az"),
     ],
 )
 def test_addresses_that_are_none(uri: str, says: str) -> None:

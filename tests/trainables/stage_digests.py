@@ -28,6 +28,7 @@ PACKAGE = "trainables"
 REGISTRIES: dict[tuple[str, str], str | None] = {
     ("trainables.stages", "STAGES"): "kind",
     ("trainables.pretexts", "PRETEXTS"): "method",
+    ("trainables.networks", "NETWORKS"): "network",
     ("trainables.settings", "PRETEXT_SETTINGS"): "method",
     ("trainables.settings", "PretextSettings"): None,
     ("trainables.settings", "DatasetOptions"): None,
@@ -39,12 +40,15 @@ Name = tuple[str, str]  # module, definition in it; "*": all of it
 
 
 def digests() -> dict[str, dict[str, Any]]:
-    """For each stage its version, and a digest for each module of what it uses there."""
+    """For each stage and network its version, and a digest for each module of what it uses there."""
     found = {}
     for stage, version in VERSIONS.items():
         kind, _, method = stage.partition("/")
-        chosen = {"kind": kind, "method": method}
-        found[stage] = {"version": version, "modules": _closure(("trainables.stages", "STAGES"), chosen)}
+        if kind == "network":
+            root, chosen = ("trainables.networks", "NETWORKS"), {"network": method}
+        else:
+            root, chosen = ("trainables.stages", "STAGES"), {"kind": kind, "method": method}
+        found[stage] = {"version": version, "modules": _closure(root, chosen)}
     painter = _closure(("trainables.data.shapes", "Painter"), {})
     found["data/shapes"] = {"version": shapes.VERSION, "modules": painter}
     return found

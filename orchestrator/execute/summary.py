@@ -1,0 +1,62 @@
+"""A run in words: before it starts, and after it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator.execute.driver import Report
+from orchestrator.plan.diff import Diff
+
+SHOWN_FAILURES = 10
+
+
+def headline(found: Diff) -> str:
+    """`108 cells, 114 stages to run, 0 reused`."""
+    parts = [f"{len(found.cells)} cells", f"{len(found.to_run)} stages to run", f"{len(found.keys('reused'))} reused"]
+    blocked = found.keys("blocked")
+    return ", ".join([*parts, f"{len(blocked)} blocked"] if blocked else parts)
+
+
+def root_causes(found: Diff) -> list[str]:
+    """Why stages are blocked, each cause once, without those that only pass a parent's on."""
+    causes = (found.reasons[key] for key in found.keys("blocked"))
+    return list(dict.fromkeys(c for c in causes if not c.startswith("its pretext")))
+
+
+def totals(found: Diff, report: Report, **about: Any) -> dict[str, Any]:
+    """The contract's object of a run; `about` holds plan, wall_seconds, store and tracking_uri."""
+    return {
+        "grids": [plan.grid for plan in found.plans],
+        "profile": ",".join(dict.fromkeys(plan.profile for plan in found.plans)),
+        "cells": len(found.cells),
+        "succeeded": report.succeeded,
+        "failed": len(report.failed),
+        "blocked": len(report.blocked),
+        "reused": len(found.keys("reused")),
+        "executed": report.executed,
+        **about,
+    }
+
+
+def ending(found: Diff, report: Report, about: Mapping[str, Any]) -> Iterator[str]:
+    """What happened, what failed and why, and which commands show the results."""
+    executed = ", ".join(f"{n} {kind}" for kind, n in report.executed.items()) or "nothing"
+    counts = f"{report.succeeded} succeeded, {len(report.failed)} failed, {len(report.blocked)} blocked"
+    yield f"plan {about['plan']}: {counts}; executed {executed}; {about['wall_seconds']:.0f} s"
+    for key, error in list(report.failed.items())[:SHOWN_FAILURES]:
+        yield f"  failed: {found.stages[key].name} ({key}): {error}"
+    if report.not_in_mlflow:
+        yield f"MLflow lacks {report.not_in_mlflow} runs; the same command adds them when it answers again"
+    for plan in found.plans:
+        yield f"table:  python -m orchestrator.collect {plan.grid} --store {about['store']} --out results"
+    uri = str(about["tracking_uri"])
+    yield f"MLflow: {uri}" if uri.startswith("http") else f"MLflow: mlflow ui --backend-store-uri {uri}"
+
+
+def comparison(report: Report, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """After a finished stage ran again: what it gave against what the store holds."""
+    for key, record in records.items():
+        pairs = [(name, value, record["metrics"].get(name)) for name, value in report.metrics[key].items()]
+        apart = [f"{name} {value!r}, recorded {kept!r}" for name, value, kept in pairs if value != kept]
+        yield f"{key}: {'; '.join(apart) if apart else 'equal to the record, digit for digit'}"
