@@ -59,7 +59,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         ("file://runs/here", "expected a path, or file:// and an absolute path"),
         ("~nobody-of-this-name/runs", "cannot make or open it"),
         ("ftp://host/runs", "expected a path or a URL of s3, gs, az"),
-            ("memory://", "expected a path or a URL of s3, gs, az"),
+        ("memory://", "expected a path or a URL of s3, gs, az"),
     ],
 )
 def test_addresses_that_are_none(uri: str, says: str) -> None:
