@@ -92,7 +92,14 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     for text in built.notes:
         say(console, f"note: {text}")
     report = _execute(
-        args, requests, found, store, where, console, before=lambda: _save(args, requests, built, store, plan_id)
+        args,
+        requests,
+        found,
+        store,
+        where,
+        plan_id,
+        console,
+        before=lambda: _save(args, requests, built, store, plan_id),
     )
     if args.stage:
         from orchestrator.execute.summary import comparison
@@ -200,6 +207,7 @@ def _execute(
     found: Diff,
     store: Store,
     where: Where,
+    plan_id: str,
     console: Console,
     before: Callable[[], None],
 ) -> Report:
@@ -214,13 +222,15 @@ def _execute(
     job = Job(
         store=store.address,
         data_root=str(_data_root(args).absolute()),
+        run=plan_id,
         checkpoint_seconds=run.checkpoint_seconds,
+        beat_seconds=min(2.0, run.lease_seconds / 5),
         again=bool(args.stage),
     )
     for reason in root_causes(found):
         say(console, f"blocked: {reason}")
     say(console, headline(found))
-    live = LiveView(found.to_run, console, store.heartbeats) if console.is_terminal and found.to_run else None
+    live = LiveView(found.to_run, console, store.leases) if console.is_terminal and found.to_run else None
     view = live or LineView(found.to_run, console)
     try:
         with live.shown() if live else nullcontext():

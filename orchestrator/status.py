@@ -139,6 +139,13 @@ def _show(args: argparse.Namespace, store: Store, console: Console) -> int:
         time.sleep(5)
 
 
+def _alive(lease: Mapping[str, Any], now: float) -> bool:
+    """Whether somebody works under a lease, as far as can be told from here."""
+    from orchestrator.record.leases import process_is_gone
+
+    return not lease.get("released") and now - lease["beat"] < STALE_SECONDS and not process_is_gone(dict(lease))
+
+
 def _newest_grid(store: Store) -> str:
     newest = max(((store.plans(grid)[-1], grid) for grid in store.grids()), default=None)
     if newest is None:
@@ -155,7 +162,7 @@ def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
     finished = store.finished() & stages.keys()
     unneeded = set(diff([plan], finished).keys("unneeded"))
     now = time.time()
-    fresh = [b for k, b in store.heartbeats().items() if k in stages and now - b["beat"] < STALE_SECONDS]
+    fresh = [b for k, b in store.leases().items() if k in stages and _alive(b, now)]
     beats = [b for b in fresh if b["key"] not in finished]
     running = {b["key"] for b in beats}
     failures = store.failures(stages.keys() - finished - running)

@@ -1,11 +1,12 @@
-"""The context of a stage that runs against a store: parents' weights, checkpoints and heartbeats live there."""
+"""The context of a stage that runs against a store: parents' weights, checkpoints and the lease live there."""
 
 from __future__ import annotations
 
 import io
-import os
-import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,15 @@ from torch import Tensor
 
 from orchestrator.execute.outcome import Job
 from orchestrator.plan.stages import Stage
-from orchestrator.record.store import Store, open_store
+from orchestrator.record.leases import Lease, LeaseLost
+from orchestrator.record.store import Store, StoreError, open_store
 from trainables.context import Context, StageError
-
-HEARTBEAT_SECONDS = 2.0
 
 
 class StoreContext(Context):
-    """Hooks of one stage in one process."""
+    """Hooks of one stage in one process. Without a lease (a look at a finished stage) no state is kept."""
 
-    def __init__(self, store: Store, stage: Stage, job: Job) -> None:
+    def __init__(self, store: Store, stage: Stage, job: Job, lease: Lease | None) -> None:
         super().__init__(
             job.data_root,
             Path(),
@@ -33,17 +33,18 @@ class StoreContext(Context):
             checkpoint_seconds=job.checkpoint_seconds,
             cache_dir=job.cache_dir,
         )
-        self._store, self._stage, self._job = store, stage, job
-        self._started = time.time()
-        self._last_beat = 0.0
-        self.progress(0, 0)
+        self._store, self._stage, self._job, self._lease = store, stage, job, lease
+        self._at = (0, 0)
 
     def weights(self, role: str) -> dict[str, Tensor]:
         """The tensors of a parent, from the store."""
         return dict(_parent_weights(self._job.store, self._stage.parents[role]))
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the stage's checkpoint in the store."""
+        """Replace the stage's checkpoint in the store. Raises LeaseLost where the stage is somebody else's by now."""
+        if self._lease is None:
+            return
+        self._lease.renew(*self._at)
         buffer = io.BytesIO()
         torch.save({"state": state, "history": self.history}, buffer)
         self._store.save_checkpoint(self._stage.key, buffer.getvalue())
@@ -51,35 +52,45 @@ class StoreContext(Context):
 
     def resume(self) -> dict[str, Any] | None:
         """The stage's last checkpoint; one that cannot be read counts as none."""
-        data = self._store.checkpoint(self._stage.key)
+        data = self._store.checkpoint(self._stage.key) if self._lease is not None else None
         if data is None:
             return None
         try:
-            saved = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+            saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             self.history = list(saved["history"])
             return dict(saved["state"])
         except Exception:  # torch raises many kinds for a damaged file; starting anew is right for all of them
             return None
 
     def progress(self, step: int, steps: int) -> None:
-        """Write a heartbeat, at most every two seconds."""
-        now = time.time()
-        if now - self._last_beat < HEARTBEAT_SECONDS:
+        """Remember how far the stage is; `beating` tells it. Raises LeaseLost where the stage was taken over."""
+        self._at = (step, steps)
+        if self._lease is not None and self._lease.lost:
+            raise LeaseLost(f"stage {self._stage.key} was taken over")
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Renew the lease from a thread meanwhile, also while the stage evaluates or writes."""
+        if self._lease is None:
+            yield
             return
-        self._last_beat = now
-        self._store.heartbeat(
-            {
-                "key": self._stage.key,
-                "kind": self._stage.kind,
-                "name": self._stage.name,
-                "node": socket.gethostname(),
-                "pid": os.getpid(),
-                "step": step,
-                "steps": steps,
-                "started": self._started,
-                "beat": now,
-            }
-        )
+        stop = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(self._lease, stop), name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _beat(self, lease: Lease, stop: threading.Event) -> None:
+        while not stop.wait(self._job.beat_seconds):
+            try:
+                lease.renew(*self._at)
+            except LeaseLost:
+                return  # `progress` tells the training thread
+            except StoreError:
+                continue  # a full disk, say: the stage itself will meet it
 
 
 def choose_device(asked: str) -> torch.device:

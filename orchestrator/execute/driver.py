@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.execute.elsewhere import Elsewhere
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener, View
 from orchestrator.execute.outcome import Job, Outcome
@@ -44,6 +45,7 @@ class Report:
     blocked: dict[str, str] = field(default_factory=dict)
     executed: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    wasted: int = 0
     interrupted: bool = False
     not_in_mlflow: int = 0
 
@@ -77,16 +79,26 @@ def execute(
         for key in found.keys("reused"):
             thread.put(key)
         listener = Listener(view, _Sink(store, thread))
+        elsewhere = Elsewhere(store, run.lease_seconds)
+        elsewhere.prepare(frontier)
         try:
             with _terminate_as_interrupt():
                 if ray_is_local is not None:
                     from orchestrator.execute.ray_tune import run_on_ray
 
-                    run_on_ray(frontier, job, listener, run, local=ray_is_local, max_concurrent=where.max_concurrent)
+                    run_on_ray(
+                        frontier,
+                        job,
+                        listener,
+                        elsewhere,
+                        run,
+                        local=ray_is_local,
+                        max_concurrent=where.max_concurrent,
+                    )
                 elif found.to_run:
                     from orchestrator.execute.inline import run_inline
 
-                    run_inline(frontier, job, listener)
+                    run_inline(frontier, job, listener, elsewhere)
         except KeyboardInterrupt:
             report.interrupted = True
             warn("interrupted; finished stages are kept, the same command goes on from here")
@@ -152,6 +164,7 @@ def _count(report: Report, found: Diff, listener: Listener) -> Report:
     report.blocked |= {key: found.reasons[key] for key in found.keys("blocked")}
     kinds = Counter(found.stages[k].kind for k, o in ended.items() if o.executed)
     report.executed = dict(kinds)
+    report.wasted = sum(o.wasted for o in ended.values())
     report.metrics = {k: o.metrics for k, o in ended.items() if o.outcome == "succeeded"}
     return report
 

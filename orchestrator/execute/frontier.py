@@ -21,6 +21,7 @@ class Frontier:
     def __init__(self, stages: Mapping[str, Stage], finished: Collection[str] = ()) -> None:
         self.stages = dict(stages)
         self.running: set[str] = set()
+        self.deferred: set[str] = set()  # held by another run
         self.succeeded: set[str] = set()
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
@@ -108,12 +109,25 @@ class Frontier:
             self.running.discard(key)
             self._push(key)
 
+    def defer(self, key: str) -> None:
+        """A stage that was taken is in work elsewhere; it waits until `revive`, or until it has ended."""
+        if key in self.running:
+            self.running.discard(key)
+            self.deferred.add(key)
+
+    def revive(self, key: str) -> None:
+        """A deferred stage is ready again."""
+        if key in self.deferred:
+            self.deferred.discard(key)
+            self._push(key)
+
     def _end(self, key: str) -> bool:
         """Take a stage out of what runs or is ready. False: it had ended before."""
         if key in self.succeeded or key in self.failed:
             return False
-        if key in self.running:
-            self.running.remove(key)
+        if key in self.running or key in self.deferred:
+            self.running.discard(key)
+            self.deferred.discard(key)
         else:  # given back, but the worker thought lost reported it all the same
             self._ready = [entry for entry in self._ready if entry[2] != key]
             heapq.heapify(self._ready)

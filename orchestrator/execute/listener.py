@@ -37,6 +37,9 @@ class Listener:
         """A stage has ended."""
         if outcome.key in self.outcomes:
             return
+        if outcome.outcome == "elsewhere":
+            frontier.defer(outcome.key)
+            return
         if outcome.outcome == "succeeded":
             frontier.succeed(outcome.key)
             self._tell(frontier, outcome)

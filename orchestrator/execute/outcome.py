@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+Ending = Literal["succeeded", "failed", "blocked", "elsewhere"]
+Cause = Literal["stage", "memory", "store", "worker"]
+
 
 class ClusterError(Exception):
     """Ray cannot be reached, or never could run what is asked."""
-
-
-Ending = Literal["succeeded", "failed", "blocked"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class Job:
 
     store: str
     data_root: str
+    run: str = ""  # which run of the driver this is, for leases
     checkpoint_seconds: float = 30.0
+    beat_seconds: float = 2.0
     device: str = "auto"
     cache_dir: str | None = None
     again: bool = False  # run a finished stage once more, to compare; its record stays as it is
@@ -28,12 +30,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage ended. `executed` is False where a result was already there."""
+    """How a stage ended.
+
+    outcome: `elsewhere` means that another run holds the stage; it has not ended.
+    cause: what a failure is the fault of; only `stage` is for good.
+    executed: False where a result was already there. wasted: it ran, but another run had committed it before.
+    """
 
     key: str
     outcome: Ending
     error: str | None = None
+    cause: Cause = "stage"
     executed: bool = True
+    wasted: bool = False
     seconds: float = 0.0
     node: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -7,7 +7,9 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from orchestrator.execute.elsewhere import Elsewhere
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import ClusterError, Job, Outcome
@@ -56,7 +59,14 @@ def connect(address: str | None) -> bool:
 
 
 def run_on_ray(
-    frontier: Frontier, job: Job, listener: Listener, run: Run, *, local: bool, max_concurrent: int | None
+    frontier: Frontier,
+    job: Job,
+    listener: Listener,
+    elsewhere: Elsewhere,
+    run: Run,
+    *,
+    local: bool,
+    max_concurrent: int | None,
 ) -> None:
     """Run all stages of `frontier` on the connected cluster.
 
@@ -72,7 +82,8 @@ def run_on_ray(
     slots = min(slots, max_concurrent or slots)
     outstanding = max_concurrent or (slots + 1 if local else max(64, 2 * slots))
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outstanding)
-    searcher = GraphSearcher(frontier, job, listener, most=run.pack, slots=slots, outstanding=outstanding)
+    packing = Packing(most=run.pack, slots=slots, outstanding=outstanding, retries=run.max_failures)
+    searcher = GraphSearcher(frontier, job, listener, elsewhere, packing)
     scratch = Path(tempfile.mkdtemp(prefix="transfergrid-tune-"))
     try:
         tuner = tune.Tuner(
@@ -88,7 +99,7 @@ def run_on_ray(
                 name="run",
                 storage_path=str(scratch),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=run.max_failures),
+                failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out what is to be tried again
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
@@ -108,24 +119,37 @@ def _check_fits(shapes: Mapping[str, Shape], totals: Mapping[str, float]) -> Non
                 )
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How stages are handed out: largest pack, workers that share what is ready, packs at a time, retries of a stage
+    whose worker died."""
+
+    most: int
+    slots: int
+    outstanding: int
+    retries: int
+
+
 class GraphSearcher(Searcher):  # type: ignore[misc]
     """Hands out packs whose parents are done; None while waiting; FINISHED when all stages have ended."""
 
     def __init__(
-        self, frontier: Frontier, job: Job, listener: Listener, *, most: int, slots: int, outstanding: int
+        self, frontier: Frontier, job: Job, listener: Listener, elsewhere: Elsewhere, packing: Packing
     ) -> None:
         super().__init__(metric="seconds", mode="min")
-        self._frontier, self._job, self._listener = frontier, job, listener
-        self._most, self._slots, self._outstanding = most, slots, outstanding
+        self._frontier, self._job, self._listener, self._elsewhere = frontier, job, listener, elsewhere
+        self._packing = packing
         self._packs: dict[str, list[Stage]] = {}
+        self._deaths: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack as a trial's config."""
         if self._frontier.done:
             return str(Searcher.FINISHED)
-        if len(self._packs) >= self._outstanding:
+        self._elsewhere.look(self._frontier, self._listener)
+        if len(self._packs) >= self._packing.outstanding:
             return None
-        pack = self._frontier.take(slots=self._slots, most=self._most)
+        pack = self._frontier.take(slots=self._packing.slots, most=self._packing.most)
         if not pack:
             return None
         self._packs[trial_id] = pack
@@ -133,7 +157,7 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
             self._listener.started(stage)
         return {
             "kind": pack[0].kind,
-            "pack": json.dumps([stage.record() for stage in pack]),
+            "pack": json.dumps([[stage.record(), self._elsewhere.over(stage.key)] for stage in pack]),
             "job": json.dumps(self._job.__dict__),
         }
 
@@ -152,12 +176,19 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
         for number, stage in enumerate(unsettled):
             if stage.key in committed:
                 self._listener.settle(self._frontier, Outcome(stage.key, "succeeded"))
-            elif number == 0 and error:
-                text = "its worker process died again and again (killed, or out of memory); see Ray's logs"
-                open_store(self._job.store).fail({**stage.record(), "outcome": "failed", "error": text})
-                self._listener.settle(self._frontier, Outcome(stage.key, "failed", error=text))
+            elif number == 0 and error and not self._may_try_again(stage.key):
+                text = f"its worker process died {self._deaths[stage.key]} times (killed, or out of memory)"
+                outcome = Outcome(stage.key, "failed", error=text, cause="worker")
+                open_store(self._job.store).fail({**stage.record(), **outcome.record()})
+                self._listener.settle(self._frontier, outcome)
             else:
+                self._elsewhere.worker_died(stage.key)
                 self._frontier.give_back(stage.key)
+
+    def _may_try_again(self, key: str) -> bool:
+        """Count a death of the worker that ran `key`."""
+        self._deaths[key] += 1
+        return self._deaths[key] <= self._packing.retries
 
     def _settle(self, result: Mapping[str, Any]) -> None:
         if "outcome" in result:
@@ -179,7 +210,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read the pack; stages that are already committed will end at once."""
-        self._pack = [Stage.from_record(record) for record in json.loads(config["pack"])]
+        self._pack = [(Stage.from_record(record), over) for record, over in json.loads(config["pack"])]
         self._job = Job(**json.loads(config["job"]))
         self._next = 0
 
@@ -192,7 +223,8 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         """Run the next stage."""
         from orchestrator.execute.run_stage import run_stage  # torch is imported in workers, not in the driver
 
-        outcome = run_stage(self._pack[self._next], self._job)
+        stage, over = self._pack[self._next]
+        outcome = run_stage(stage, self._job, over)
         self._next += 1
         return {
             "outcome": json.dumps(outcome.record()),

@@ -15,42 +15,66 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from orchestrator.execute.context import StoreContext
-from orchestrator.execute.outcome import Job, Outcome
+from orchestrator.execute.outcome import Cause, Job, Outcome
 from orchestrator.plan.stages import Stage
+from orchestrator.record.leases import Lease, LeaseLost, acquire, holder
 from orchestrator.record.store import Store, StoreError, open_store
 from trainables.context import Result, StageError
 from trainables.data import DataError
 from trainables.stages import STAGES
 
 
-def run_stage(stage: Stage, job: Job) -> Outcome:
-    """Run `stage` unless it is finished, write its artifacts, then its commit.
+def run_stage(stage: Stage, job: Job, over: int = 0) -> Outcome:
+    """Run `stage` unless it is finished or held by another run, write its artifacts, then its commit.
 
     Every fault of the stage becomes an outcome with one line of error; its traceback goes to the store.
+
+    Args:
+        over: the number of a dead lease of this stage, to be taken over.
     """
     began = time.time()
+    lease: Lease | None = None
     try:
         store = open_store(job.store)
-        done = store.commits([stage.key]).get(stage.key)
-        if done is not None and not job.again:
-            return _from_commit(done)
-        context = StoreContext(store, stage, job)
-        result = STAGES[stage.kind](stage.spec, context)
-        return _commit(store, stage, result, context.history, began)
+        if not job.again:
+            lease = acquire(store, stage.key, {**holder(job.run), "kind": stage.kind, "name": stage.name}, over=over)
+            done = store.commits([stage.key]).get(stage.key)  # after acquiring, so that no commit can slip between
+            if done is not None:
+                if lease is not None:
+                    lease.end()
+                return _from_commit(done)
+            if lease is None:
+                return Outcome(stage.key, "elsewhere", executed=False)
+        context = StoreContext(store, stage, job, lease)
+        with context.beating():
+            result = STAGES[stage.kind](stage.spec, context)
+            return _commit(store, stage, result, context.history, began, lease)
+    except LeaseLost:
+        return Outcome(stage.key, "elsewhere", executed=False)
     except (StageError, DataError) as error:
-        return _failed(job, stage, str(error), "", began, for_good=True)
+        return _failed(job, stage, lease, str(error), "", began, "stage")
     except StoreError as error:
-        return _failed(job, stage, str(error), "", began)
+        return _failed(job, stage, lease, str(error), "", began, "store")
     except Exception as error:
         text = f"{type(error).__name__}: {error}".strip()
-        return _failed(job, stage, text, traceback.format_exc(), began)
+        cause: Cause = "memory" if is_out_of_memory(error) else "stage"
+        return _failed(job, stage, lease, text, traceback.format_exc(), began, cause)
     except BaseException:  # interrupted: whoever looks next must not take the stage for running
-        with contextlib.suppress(StoreError):
-            open_store(job.store).stop_heartbeat(stage.key)
+        _release(lease)
         raise
 
 
-def _commit(store: Store, stage: Stage, result: Result, history: list[dict[str, float]], began: float) -> Outcome:
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what Python and torch raise when memory of the host or of a device is used up."""
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text)
+    )
+
+
+def _commit(
+    store: Store, stage: Stage, result: Result, history: list[dict[str, float]], began: float, lease: Lease | None
+) -> Outcome:
     attempt = uuid.uuid4().hex[:12]
     artifacts = {}
     if result.weights:
@@ -73,34 +97,42 @@ def _commit(store: Store, stage: Stage, result: Result, history: list[dict[str, 
     created = store.commit(record)
     if not created:
         store.drop_attempt(stage.key, attempt)
-    store.clear_running(stage.key)
-    return _from_commit(record, executed=True)
+    if lease is not None:
+        lease.end()
+        store.drop_checkpoint(stage.key)
+    return _from_commit(record, executed=True, wasted=not created and lease is not None)
 
 
-def _from_commit(record: dict[str, Any], *, executed: bool = False) -> Outcome:
+def _from_commit(record: dict[str, Any], *, executed: bool = False, wasted: bool = False) -> Outcome:
     return Outcome(
         record["key"],
         "succeeded",
         executed=executed,
+        wasted=wasted,
         seconds=record["seconds"],
         node=record["node"],
         metrics=record["metrics"],
     )
 
 
-def _failed(job: Job, stage: Stage, error: str, trace: str, began: float, *, for_good: bool = False) -> Outcome:
-    """The outcome of a fault. What could end otherwise on another day (a full disk, say) keeps its checkpoint."""
-    outcome = Outcome(
-        stage.key, "failed", error=error, seconds=round(time.time() - began, 3), node=socket.gethostname()
-    )
-    with contextlib.suppress(StoreError):  # the outcome itself still reaches the driver, which keeps it
-        store = open_store(job.store)
-        store.fail({**stage.record(), **outcome.record(), "traceback": trace, "finished": _iso(time.time())})
-        if for_good:
-            store.clear_running(stage.key)
-        else:
-            store.stop_heartbeat(stage.key)
+def _failed(job: Job, stage: Stage, lease: Lease | None, error: str, trace: str, began: float, cause: Cause) -> Outcome:
+    """The outcome of a fault. Only what would end the same way again (cause `stage`) loses its checkpoint."""
+    seconds = round(time.time() - began, 3)
+    outcome = Outcome(stage.key, "failed", error=error, cause=cause, seconds=seconds, node=socket.gethostname())
+    if lease is not None and not lease.lost:
+        with contextlib.suppress(StoreError):  # the outcome itself still reaches the driver, which keeps it
+            store = open_store(job.store)
+            store.fail({**stage.record(), **outcome.record(), "traceback": trace, "finished": _iso(time.time())})
+            if cause == "stage":
+                store.drop_checkpoint(stage.key)
+    _release(lease)
     return outcome
+
+
+def _release(lease: Lease | None) -> None:
+    if lease is not None:
+        with contextlib.suppress(StoreError):
+            lease.release()
 
 
 def _iso(seconds: float) -> str:

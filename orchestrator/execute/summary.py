@@ -35,6 +35,7 @@ def totals(found: Diff, report: Report, **about: Any) -> dict[str, Any]:
         "blocked": len(report.blocked),
         "reused": len(found.keys("reused")),
         "executed": report.executed,
+        "wasted": report.wasted,
         **about,
     }
 
@@ -44,6 +45,8 @@ def ending(found: Diff, report: Report, about: Mapping[str, Any]) -> Iterator[st
     executed = ", ".join(f"{n} {kind}" for kind, n in report.executed.items()) or "nothing"
     counts = f"{report.succeeded} succeeded, {len(report.failed)} failed, {len(report.blocked)} blocked"
     yield f"plan {about['plan']}: {counts}; executed {executed}; {about['wall_seconds']:.0f} s"
+    if report.wasted:
+        yield f"  {report.wasted} of them in vain: another run on this store had finished them before"
     for key, error in list(report.failed.items())[:SHOWN_FAILURES]:
         yield f"  failed: {found.stages[key].name} ({key}): {error}"
     if report.not_in_mlflow:

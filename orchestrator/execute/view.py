@@ -61,10 +61,10 @@ class LiveView(LineView):
     """The same lines, and below them what runs now, with step and rate."""
 
     def __init__(
-        self, stages: Mapping[str, Stage], console: Console, heartbeats: Callable[[], Mapping[str, Mapping[str, Any]]]
+        self, stages: Mapping[str, Stage], console: Console, leases: Callable[[], Mapping[str, Mapping[str, Any]]]
     ) -> None:
         super().__init__(stages, console)
-        self._stages, self._heartbeats = stages, heartbeats
+        self._stages, self._leases = stages, leases
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -95,7 +95,7 @@ class LiveView(LineView):
 
     def _beats(self) -> list[Mapping[str, Any]]:
         try:
-            return [beat for key, beat in self._heartbeats().items() if key in self._stages]
+            return [b for key, b in self._leases().items() if key in self._stages and not b.get("released")]
         except Exception:  # a view must never end a run
             return []
 

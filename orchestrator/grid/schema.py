@@ -152,6 +152,7 @@ class Run(Model):
 
     checkpoint_seconds: Number = Field(30.0, gt=0)
     pack: Whole = Field(8, ge=1, description="most cells that travel to a worker together")
+    lease_seconds: Number = Field(60.0, gt=0, description="how long a silent run keeps its stages from others")
     max_failures: Whole = Field(2, ge=0, description="how often a stage is tried again after its worker died")
     resources: dict[Literal["pretrain", "finetune"], Resources] = {}
 

@@ -5,7 +5,7 @@ Layout below the root, the same on a local disk and on an object store:
     commits/KEY.json                   one per finished stage, created if absent: the first writer wins
     artifacts/KEY/ATTEMPT/*            weights and history, written whole before the commit that names them
     failures/KEY.json                  the last failure of a stage that is not finished
-    heartbeats/KEY.json                who runs it now, at which step
+    leases/KEY/NUMBER.json             who runs it now, at which step
     checkpoints/KEY.pt                 training state of a stage that is not finished
     plans/GRID/PLAN.json               resolved plans
 """
@@ -90,7 +90,7 @@ class Store:
         """Delete the files of an attempt that lost the race for its commit."""
         self._delete(self._list(f"artifacts/{key}/{attempt}"))
 
-    # Training state and heartbeats of running stages
+    # Training state of stages that are not finished
 
     def save_checkpoint(self, key: str, data: bytes) -> None:
         """Replace the training state of a running stage, atomically."""
@@ -100,21 +100,39 @@ class Store:
         """The last training state, None when there is none."""
         return self._get(f"checkpoints/{key}.pt")
 
-    def heartbeat(self, record: Mapping[str, Any]) -> None:
-        """Say that `record["key"]` is being worked on, and how far it is."""
-        self._put(f"heartbeats/{record['key']}.json", _encode(record))
+    def drop_checkpoint(self, key: str) -> None:
+        """Delete the training state of a stage that is finished or has failed for good."""
+        self._delete([f"checkpoints/{key}.pt"])
 
-    def heartbeats(self) -> dict[str, Record]:
-        """The heartbeats of all stages in work."""
-        return self._records("heartbeats", {Path(name).stem for name in self._names("heartbeats")})
+    # Leases, see `orchestrator.record.leases`
 
-    def clear_running(self, key: str) -> None:
-        """Drop checkpoint and heartbeat of a stage that is finished or given up."""
-        self._delete([f"checkpoints/{key}.pt", f"heartbeats/{key}.json"])
+    def write_lease(self, key: str, number: int, record: Mapping[str, Any], *, create: bool = False) -> None:
+        """Write a numbered lease. Raises AlreadyExistsError where it is to be created and exists."""
+        self._put(f"leases/{key}/{number:06d}.json", _encode(record), create=create)
 
-    def stop_heartbeat(self, key: str) -> None:
-        """Drop the heartbeat only; the checkpoint stays for the next attempt."""
-        self._delete([f"heartbeats/{key}.json"])
+    def lease(self, key: str, number: int) -> Record:
+        """One lease; empty where it has gone or is damaged: no lease may ever stop a run."""
+        path = f"leases/{key}/{number:06d}.json"
+        try:
+            return self._decode(self._get(path) or b"{}", path)
+        except StoreError:
+            return {}
+
+    def lease_numbers(self, key: str) -> list[int]:
+        """The numbers of a stage's leases."""
+        return [int(Path(path).stem) for path in self._list(f"leases/{key}")]
+
+    def leases(self) -> dict[str, Record]:
+        """The latest lease of every stage that has one."""
+        highest: dict[str, int] = {}
+        for path in self._list("leases"):
+            key, number = path.split("/")[1], int(Path(path).stem)
+            highest[key] = max(number, highest.get(key, 0))
+        return {key: record for key, number in highest.items() if (record := self.lease(key, number))}
+
+    def drop_leases(self, key: str) -> None:
+        """Delete all leases of a finished stage."""
+        self._delete(self._list(f"leases/{key}"))
 
     # Plans
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.record.leases import LeaseLost, Watch, acquire, holder, process_is_gone
 from orchestrator.record.store import Store, StoreError, open_store
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _race(uri: str, number: int, keys: list[str], start: Any, won: Any) -> None:
@@ -31,7 +37,7 @@ class StoreContract:
         return open_store(address, create=True)
 
     def test_a_new_store_is_empty(self, store: Store) -> None:
-        assert (store.finished(), store.heartbeats(), store.grids(), store.plans("smoke")) == (set(), {}, [], [])
+        assert (store.finished(), store.leases(), store.grids(), store.plans("smoke")) == (set(), {}, [], [])
         assert store.commits(["a"]) == {} == store.failures(["a"])
         assert store.checkpoint("a") is None
 
@@ -87,18 +93,58 @@ class StoreContract:
         store.save_checkpoint("a", b"first and longer")
         store.save_checkpoint("a", b"second")
         assert store.checkpoint("a") == b"second"
-        store.heartbeat({"key": "a", "step": 1})
-        store.stop_heartbeat("a")
-        assert store.heartbeats() == {} and store.checkpoint("a") == b"second"
-        store.clear_running("a")
-        store.clear_running("a")
+        store.drop_checkpoint("a")
+        store.drop_checkpoint("a")
         assert store.checkpoint("a") is None
 
-    def test_a_heartbeat_is_replaced(self, store: Store) -> None:
-        store.heartbeat({"key": "a", "step": 1})
-        store.heartbeat({"key": "a", "step": 2})
-        store.heartbeat({"key": "b", "step": 0})
-        assert store.heartbeats() == {"a": {"key": "a", "step": 2}, "b": {"key": "b", "step": 0}}
+    def test_one_of_many_takers_holds_a_stage(self, store: Store) -> None:
+        first = acquire(store, "a", holder("one"))
+        assert first is not None and acquire(store, "a", holder("two")) is None
+        first.renew(3, 9)
+        beat = store.leases()["a"]
+        assert (beat["run"], beat["step"], beat["steps"], beat["number"]) == ("one", 3, 9, 1)
+        assert not process_is_gone(beat)
+
+    def test_who_was_taken_over_notices_and_changes_nothing(self, store: Store) -> None:
+        paused = acquire(store, "a", holder("one"))
+        taker = acquire(store, "a", holder("two"), over=1)
+        assert paused is not None and taker is not None
+        assert acquire(store, "a", holder("three"), over=1) is None  # only one follows a dead lease
+        with pytest.raises(LeaseLost):
+            paused.renew(5, 9)
+        paused.release()
+        assert store.leases()["a"]["run"] == "two" and store.leases()["a"].get("released") is None
+        taker.end()
+        assert store.leases() == {}
+        with pytest.raises(LeaseLost):
+            taker.renew(6, 9)
+        assert store.leases() == {}
+
+    def test_a_released_stage_is_free_and_its_number_is_not_given_again(self, store: Store) -> None:
+        first = acquire(store, "a", holder("one"))
+        assert first is not None
+        first.release()
+        second = acquire(store, "a", holder("two"))
+        assert second is not None and second.number == 2
+        with pytest.raises(LeaseLost):
+            first.renew(1, 9)
+
+    def test_a_standing_beat_is_dead_by_the_watchers_own_clock(self, store: Store) -> None:
+        lease = acquire(store, "a", {**holder("one"), "space": "another host"})
+        assert lease is not None
+        watch = Watch(seconds=0.2)
+        assert watch.dead(store.leases().values()) == {}
+        time.sleep(0.15)
+        lease.renew(1, 9)
+        assert watch.dead(store.leases().values()) == {}
+        time.sleep(0.25)
+        assert watch.dead(store.leases().values()) == {"a": 1}
+
+    def test_a_holder_whose_process_is_gone_needs_no_waiting(self, store: Store) -> None:
+        code = "import sys; from orchestrator.record.leases import *; from orchestrator.record.store import open_store;"
+        code += "acquire(open_store(sys.argv[1]), 'a', holder('one'))"
+        subprocess.run([sys.executable, "-c", code, store.uri], check=True, cwd=ROOT)
+        assert Watch(seconds=1e9).dead(store.leases().values()) == {"a": 1}
 
     def test_the_last_failure_is_kept(self, store: Store) -> None:
         store.fail({"key": "a", "error": "first"})

@@ -131,7 +131,7 @@ def _wait_for_step(folder: Path, process: subprocess.Popen[bytes], step: int) ->
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None:
         store = open_store(str(folder))
-        for beat in store.heartbeats().values():
+        for beat in store.leases().values():
             if beat["kind"] == "pretrain" and beat["step"] >= step and store.checkpoint(beat["key"]) is not None:
                 return beat
         time.sleep(0.02)

@@ -14,6 +14,7 @@ from orchestrator import run_grid, status
 from orchestrator.grid.load import load_request
 from orchestrator.plan.build import plan_record
 from orchestrator.plan.stages import Plan
+from orchestrator.record.leases import holder
 from orchestrator.record.store import Store, open_store
 from tests.orchestrator.made_up import GRID, planned, write_grid
 
@@ -55,12 +56,8 @@ def finish(store: Store, plan: Plan, *keys: str) -> None:
 def beat(store: Store, plan: Plan, key: str, age: float = 0.0) -> None:
     now = time.time() - age
     stage = plan.stages[key]
-    store.heartbeat(
-        {
-            "key": key, "kind": stage.kind, "name": stage.name, "node": "here", "pid": 7, "step": 3, "steps": 9,
-            "started": now - 5, "beat": now,
-        }
-    )  # fmt: skip
+    about = {"key": key, "number": 1, "kind": stage.kind, "name": stage.name, **holder("some run")}
+    store.write_lease(key, 1, {**about, "step": 3, "steps": 9, "started": now - 5, "beat": now})
 
 
 def ended(plan: Plan, key: str, outcome: str) -> dict[str, Any]:
@@ -100,7 +97,7 @@ def test_what_nobody_needs_does_not_wait(made: tuple[Store, Plan], ask: Any) -> 
     assert state["stages"] == {"succeeded": 24, "running": 0, "failed": 0, "blocked": 0, "waiting": 0}
 
 
-def test_a_leftover_heartbeat_of_a_finished_stage_does_not_run(made: tuple[Store, Plan], ask: Any) -> None:
+def test_a_leftover_lease_of_a_finished_stage_does_not_run(made: tuple[Store, Plan], ask: Any) -> None:
     store, plan = made
     beat(store, plan, plan.cells[0].key)
     finish(store, plan, plan.cells[0].key)

@@ -69,7 +69,7 @@ def test_addresses_that_are_none(uri: str, says: str) -> None:
 def test_an_absent_folder_is_an_empty_store_that_refuses_to_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "not there"
     store = open_store(str(folder))
-    assert (store.finished(), store.grids(), store.heartbeats(), store.checkpoint("a")) == (set(), [], {}, None)
+    assert (store.finished(), store.grids(), store.leases(), store.checkpoint("a")) == (set(), [], {}, None)
     with pytest.raises(StoreError, match="no plan of grid 'smoke'"):
         store.load_plan("smoke")
     for write in (
@@ -94,7 +94,7 @@ def test_a_folder_that_vanishes_is_not_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b'{"key": "a"', b"[1, 2]", b"null", b"\xff\xfe"])
-@pytest.mark.parametrize("kind", ["commits", "failures", "heartbeats", "plans/smoke"])
+@pytest.mark.parametrize("kind", ["commits", "failures", "plans/smoke"])
 def test_a_damaged_record_is_named(tmp_path: Path, kind: str, content: bytes) -> None:
     store = open_store(str(tmp_path), create=True)
     path = tmp_path / kind / "a.json"
@@ -103,7 +103,6 @@ def test_a_damaged_record_is_named(tmp_path: Path, kind: str, content: bytes) ->
     read = {
         "commits": lambda: store.commits(["a"]),
         "failures": lambda: store.failures(["a"]),
-        "heartbeats": store.heartbeats,
         "plans/smoke": lambda: store.load_plan("smoke"),
     }[kind]
     with pytest.raises(StoreError) as caught:

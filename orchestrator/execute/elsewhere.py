@@ -1,0 +1,53 @@
+"""Stages that another run holds: their commit is awaited, or the death of their lease."""
+
+from __future__ import annotations
+
+import time
+
+from orchestrator.execute.frontier import Frontier
+from orchestrator.execute.listener import Listener
+from orchestrator.execute.outcome import Outcome
+from orchestrator.record.leases import Watch
+from orchestrator.record.store import Store
+
+LOOK_SECONDS = 1.0
+
+
+class Elsewhere:
+    """Looks after a frontier's deferred stages.
+
+    Args:
+        seconds: how long the beat of another run's lease may stand still before it counts as dead.
+    """
+
+    def __init__(self, store: Store, seconds: float) -> None:
+        self._store, self._watch = store, Watch(seconds)
+        self._over: dict[str, int] = {}
+        self._looked = 0.0
+
+    def over(self, key: str) -> int:
+        """The number of the dead lease that whoever runs `key` next takes over; 0 for none."""
+        return self._over.get(key, 0)
+
+    def prepare(self, frontier: Frontier) -> None:
+        """Before a run: leases that a dead run has left behind need no waiting."""
+        beats = [beat for key, beat in self._store.leases().items() if key in frontier.stages]
+        self._over.update(self._watch.dead(beats))
+
+    def worker_died(self, key: str) -> None:
+        """A worker of this run has ended with its lease held: nobody needs to wait for that."""
+        self._over[key] = max(self._store.lease_numbers(key), default=0)
+
+    def look(self, frontier: Frontier, listener: Listener) -> None:
+        """Settle the deferred stages that were finished elsewhere; make ready those that nobody works on any more."""
+        now = time.monotonic()
+        if not frontier.deferred or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        leases = self._store.leases()  # before the commits, so that none can be finished and released in between
+        for key in self._store.commits(set(frontier.deferred)):
+            listener.settle(frontier, Outcome(key, "succeeded", executed=False))
+        dead = self._watch.dead(leases[key] for key in frontier.deferred if key in leases)
+        self._over.update(dead)
+        for key in [k for k in frontier.deferred if k in dead or k not in leases]:
+            frontier.revive(key)
