@@ -21,8 +21,9 @@ from orchestrator.execute.outcome import Job, Outcome
 from orchestrator.grid.schema import Run
 from orchestrator.plan.diff import Diff
 from orchestrator.plan.stages import Stage
+from orchestrator.record.mlflow_writer import MlflowWriter
 from orchestrator.record.store import Store, StoreError
-from orchestrator.record.tracking import Tracker, TrackingThread
+from orchestrator.record.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,11 @@ def execute(
         ray_is_local = stack.enter_context(_ray(where)) if found.to_run and where.executor == "ray" else None
         tracker = connecting.result()
         before()
-        thread = TrackingThread(tracker, _grids(found), lambda key: _load(store, key), warn)
-        thread.start()
+        writer = MlflowWriter(tracker, _grids(found), lambda key: _load(store, key), warn)
+        writer.start()
         for key in found.keys("reused"):
-            thread.put(key)
-        listener = Listener(view, _Sink(store, thread))
+            writer.put(key)
+        listener = Listener(view, _Sink(store, writer))
         elsewhere = Elsewhere(store, run.lease_seconds)
         elsewhere.prepare(frontier)
         try:
@@ -102,9 +103,9 @@ def execute(
         except KeyboardInterrupt:
             report.interrupted = True
             warn("interrupted; finished stages are kept, the same command goes on from here")
-    if thread.waiting > 20:
-        warn(f"writing the last {thread.waiting} runs to MLflow")
-    report.not_in_mlflow = len(thread.finish())
+    if writer.waiting > 20:
+        warn(f"writing the last {writer.waiting} runs to MLflow")
+    report.not_in_mlflow = len(writer.finish())
     return _count(report, found, listener)
 
 
@@ -142,18 +143,19 @@ def _load(store: Store, key: str) -> tuple[Mapping[str, Any], list[Mapping[str, 
 class _Sink:
     """Keeps ended stages: blocked ones in the store, all of them in MLflow."""
 
-    def __init__(self, store: Store, thread: TrackingThread) -> None:
-        self._store, self._thread = store, thread
+    def __init__(self, store: Store, writer: MlflowWriter) -> None:
+        self._store, self._writer = store, writer
 
     def put(self, stage: Stage, outcome: Outcome) -> None:
         if outcome.outcome == "succeeded":
-            self._thread.put(stage.key)
+            mine = outcome.executed and not outcome.wasted
+            (self._writer.put if mine else self._writer.put_elsewhere)(stage.key)
             return
         record = {**stage.record(), **outcome.record()}
         if outcome.outcome == "blocked":
             with contextlib.suppress(StoreError):  # then the store is what failed; the outcome still counts
                 self._store.fail(record)
-        self._thread.put(record)
+        self._writer.put(record)
 
 
 def _count(report: Report, found: Diff, listener: Listener) -> Report:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 PREFIX = "transfergrid."
@@ -60,25 +61,45 @@ class Tracker:
         _quiet()
         if uri.startswith(("http://", "https://")):
             _knock(uri)
-        self._client, self._experiment_id = _connect(uri, experiment)
+        self._extra: list[str] = []
+        with _one_at_a_time(uri):
+            self._client, self._experiment_id = _connect(uri, experiment)
 
     def logged(self) -> dict[str, Logged]:
-        """All runs of the experiment that carry a key; where a key has several, the oldest."""
+        """The run of every key in the experiment. Where a key has several (two runs of the program at one moment), a
+        complete one before others, the oldest before later ones; `drop_extra` deletes the rest."""
         found: dict[str, Logged] = {}
+        self._extra = []
+        for run in self._runs():
+            key = run.data.tags.get(PREFIX + "key")
+            if not key:
+                continue
+            grids = {t.removeprefix(PREFIX + "grid.") for t in run.data.tags if t.startswith(PREFIX + "grid.")}
+            complete = run.info.status == "FINISHED" and run.data.tags.get(PREFIX + "status") == "succeeded"
+            new, old = Logged(run.info.run_id, complete, frozenset(grids)), found.get(key)
+            if old is not None:
+                new, old = (new, old) if new.complete and not old.complete else (old, new)
+                self._extra.append(old.run_id)
+            found[key] = new
+        return found
+
+    def drop_extra(self) -> int:
+        """Delete the runs that `logged` found to be second ones of their key. Returns how many."""
+        for run_id in self._extra:
+            self._client.delete_run(run_id)
+        count, self._extra = len(self._extra), []
+        return count
+
+    def _runs(self) -> Iterator[Run]:
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment_id], max_results=5000, order_by=["attributes.start_time DESC"], page_token=token
+                [self._experiment_id], max_results=5000, order_by=["attributes.start_time ASC"], page_token=token
             )
-            for run in page:
-                key = run.data.tags.get(PREFIX + "key")
-                if key:
-                    grids = {t.removeprefix(PREFIX + "grid.") for t in run.data.tags if t.startswith(PREFIX + "grid.")}
-                    complete = run.info.status == "FINISHED" and run.data.tags.get(PREFIX + "status") == "succeeded"
-                    found[key] = Logged(run.info.run_id, complete, frozenset(grids))
+            yield from page
             token = page.token
             if not token:
-                return found
+                return
 
     def log(self, record: Record, history: list[Mapping[str, float]], grids: Iterable[str], run_id: str | None) -> str:
         """Write a stage's run, or complete the one that `run_id` names. Repeating it changes nothing."""
@@ -118,70 +139,6 @@ class Tracker:
         """Mark a run as belonging to further grids."""
         for grid in grids:
             self._client.set_tag(run_id, f"{PREFIX}grid.{grid}", "true")
-
-
-class TrackingThread(threading.Thread):
-    """Writes runs beside the training. It never makes training wait, and a failure of MLflow is told once.
-
-    Args:
-        load: key -> (record, history) from the store.
-    """
-
-    def __init__(
-        self,
-        tracker: Tracker,
-        grids_of: Mapping[str, Iterable[str]],
-        load: Callable[[str], tuple[Record, list[Mapping[str, float]]] | None],
-        warn: Callable[[str], None],
-    ) -> None:
-        super().__init__(name="mlflow", daemon=True)
-        self._tracker, self._grids_of, self._load, self._warn = tracker, grids_of, load, warn
-        self._queue: queue.Queue[str | Record | None] = queue.Queue()
-        self._logged: dict[str, Logged] = {}
-        self.missed: list[str] = []
-
-    def put(self, item: str | Record) -> None:
-        """Queue a finished stage by its key, or the record of one that failed or is blocked."""
-        self._queue.put(item)
-
-    def finish(self) -> list[str]:
-        """Write all that is queued, then stop. Returns the keys that MLflow did not take."""
-        self._queue.put(None)
-        self.join()
-        return self.missed
-
-    @property
-    def waiting(self) -> int:
-        """Runs not yet written."""
-        return self._queue.qsize()
-
-    def run(self) -> None:
-        """The thread's body."""
-        try:
-            self._logged = self._tracker.logged()
-        except Exception as error:  # MLflow and its backends raise many kinds; training goes on without them
-            self._warn(f"MLflow at {self._tracker.uri} cannot be read: {first_line(error)}")
-        while (item := self._queue.get()) is not None:
-            key = item if isinstance(item, str) else item["key"]
-            try:
-                self._write(key, item)
-            except Exception as error:
-                if not self.missed:
-                    self._warn(f"MLflow at {self._tracker.uri} does not take runs: {first_line(error)}")
-                self.missed.append(key)
-
-    def _write(self, key: str, item: str | Record) -> None:
-        known = self._logged.get(key)
-        grids = set(self._grids_of.get(key, ()))
-        if known is not None and known.complete:
-            self._tracker.tag_grids(known.run_id, sorted(grids - known.grids))
-            return
-        loaded = self._load(item) if isinstance(item, str) else (item, [])
-        if loaded is None:
-            return
-        record, history = loaded
-        run_id = self._tracker.log(record, history, sorted(grids), known.run_id if known else None)
-        self._logged[key] = Logged(run_id, record["outcome"] == "succeeded", frozenset(grids))
 
 
 def run_ids(uri: str, experiment: str, keys: Iterable[str]) -> dict[str, str]:
@@ -231,6 +188,25 @@ def _knock(uri: str) -> None:
         raise TrackingError(
             f"MLflow at {uri}: nothing answers ({reason}); start it, or choose another with --tracking-uri"
         ) from error
+
+
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Two processes that open a new SQLite database at one moment would both try to make its tables."""
+    path = Path(uri.removeprefix("sqlite:///") + ".lock")
+    if not uri.startswith("sqlite:///") or not path.parent.is_dir():
+        yield
+        return
+    try:
+        lock = FileLock(path, timeout=300)
+        lock.acquire()
+    except (OSError, Timeout):  # MLflow itself will say what is wrong with the place
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:

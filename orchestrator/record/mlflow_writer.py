@@ -1,0 +1,90 @@
+"""The one writer of MLflow: a thread beside the training, which never waits for it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from orchestrator.record.tracking import Logged, Tracker, first_line
+
+Record = Mapping[str, Any]
+History = list[Mapping[str, float]]
+
+
+class MlflowWriter(threading.Thread):
+    """Writes a run for each stage it is given; one run per key, however often it is given.
+
+    Args:
+        grids_of: key -> the grids that its run is to be tagged with.
+        load: key -> (record, history) from the store, None where it is not finished.
+        warn: told once if MLflow does not take runs.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        grids_of: Mapping[str, Iterable[str]],
+        load: Callable[[str], tuple[Record, History] | None],
+        warn: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="mlflow", daemon=True)
+        self._tracker, self._grids_of, self._load, self._warn = tracker, grids_of, load, warn
+        self._queue: queue.Queue[str | Record | None] = queue.Queue()
+        self._logged: dict[str, Logged] | None = None
+        self._elsewhere: list[str] = []
+        self.missed: list[str] = []
+
+    def put(self, item: str | Record) -> None:
+        """Queue a finished stage by its key, or the record of one that failed or is blocked."""
+        self._queue.put(item)
+
+    def put_elsewhere(self, key: str) -> None:
+        """A stage that another run has finished meanwhile: that run writes it. If it did not, `finish` does."""
+        self._elsewhere.append(key)
+
+    def finish(self) -> list[str]:
+        """Write all that is queued, then stop. Returns the keys that MLflow did not take."""
+        self._queue.put(None)
+        self.join()
+        return self.missed
+
+    @property
+    def waiting(self) -> int:
+        """Runs not yet written."""
+        return self._queue.qsize()
+
+    def run(self) -> None:
+        """The thread's body."""
+        while (item := self._queue.get()) is not None:
+            self._try(item)
+        if self._elsewhere:
+            self._logged = None  # what the other run has written since
+        for key in self._elsewhere:
+            self._try(key)
+
+    def _try(self, item: str | Record) -> None:
+        key = item if isinstance(item, str) else str(item["key"])
+        try:
+            self._write(key, item)
+        except Exception as error:  # MLflow and its backends raise many kinds; training goes on without them
+            if not self.missed:
+                self._warn(f"MLflow at {self._tracker.uri} does not take runs: {first_line(error)}")
+            self.missed.append(key)
+
+    def _write(self, key: str, item: str | Record) -> None:
+        if self._logged is None:
+            self._logged = self._tracker.logged()
+            self._tracker.drop_extra()
+        known = self._logged.get(key)
+        grids = set(self._grids_of.get(key, ()))
+        if known is not None and known.complete:
+            self._tracker.tag_grids(known.run_id, sorted(grids - known.grids))
+            return
+        loaded = self._load(item) if isinstance(item, str) else (item, [])
+        if loaded is None:
+            return
+        record, history = loaded
+        run_id = self._tracker.log(record, history, sorted(grids), known.run_id if known else None)
+        self._logged[key] = Logged(run_id, record["outcome"] == "succeeded", frozenset(grids))
