@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray address (default: a local Ray)")
     p.add_argument("--max-concurrent", type=positive, metavar="N", help="most packs at a time")
     p.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline: this process, no Ray")
+    p.add_argument("--retry-failed", action="store_true", help="try stages again that failed by their own fault")
     p.add_argument("--dry-run", action="store_true", help="the plan and its cost, nothing runs")
     p.add_argument("--json", action="store_true", help="one JSON object on stdout, everything human on stderr")
     return p
@@ -168,9 +169,12 @@ def _diff(args: argparse.Namespace, built: Plans, store: Store) -> Diff:
 
     try:
         finished = store.finished()
+        unfinished = {key for plan in built.plans for key in plan.stages} - finished
+        failures = {} if args.retry_failed else store.failures(unfinished)
     except StoreError as error:
         raise Refused(error) from None
-    found = diff(built.plans, finished)
+    failed = {k: f["error"] for k, f in failures.items() if f["outcome"] == "failed" and f.get("cause") == "stage"}
+    found = diff(built.plans, finished, failed)
     if args.stage:
         matches = [key for key in found.stages if key.startswith(args.stage)]
         if len(matches) != 1:
@@ -250,7 +254,7 @@ def _conclude(args: argparse.Namespace, found: Diff, report: Report, console: Co
         say(console, line)
     if report.interrupted:
         return INTERRUPTED
-    return INCOMPLETE if report.failed or report.blocked else FINISHED
+    return INCOMPLETE if report.failed or report.blocked or report.stopped else FINISHED
 
 
 def _show_plan(args: argparse.Namespace, found: Diff, built: Plans, console: Console) -> int:

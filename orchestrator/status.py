@@ -8,7 +8,10 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from orchestrator.command_line import FINISHED, INCOMPLETE, INTERRUPTED, WRONG_REQUEST, human_console, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
     from orchestrator.plan.stages import Stage
     from orchestrator.record.store import Store
 
-WRONG_REQUEST = 2
 STALE_SECONDS = 60.0
 
 
@@ -34,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--store", default="./runs", help="path or s3:// URL of the results (default ./runs)")
     p.add_argument("--explain", metavar="KEY", help="what a key stands for, and where it differs from the most similar")
     p.add_argument("--replay", metavar="KEY", help="print the command that runs exactly this stage, inline")
+    p.add_argument("--export", nargs=2, metavar=("KEY", "DIR"), help="write a pretrain's weights and settings into DIR")
+    p.add_argument("--register", metavar="NAME", help="with --export: also a version of MLflow's registered model NAME")
+    p.add_argument("--sync-mlflow", action="store_true", help="complete MLflow from the store, also an empty new one")
+    p.add_argument("--tracking-uri", help="MLflow (default $MLFLOW_TRACKING_URI, else SQLite in the store)")
+    p.add_argument("--experiment", default="transfergrid", help="MLflow experiment (default transfergrid)")
     p.add_argument("--watch", action="store_true", help="refresh until nothing runs")
     p.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return p
@@ -46,17 +53,65 @@ def main(argv: list[str] | None = None) -> int:
     from orchestrator.record.store import StoreError, open_store
 
     args = parser().parse_args(argv)
+    if args.register is not None and not args.export:
+        parser().error("--register goes with --export")
     console = Console(stderr=args.json)
     try:
         store = open_store(args.store)
         if args.explain or args.replay:
             return _one_key(args, store, console)
+        if args.export:
+            return _export(args, store, console)
+        if args.sync_mlflow:
+            return _sync(args, store, console)
         return _show(args, store, console)
     except (StoreError, Unknown) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        say(Console(stderr=True), f"error: {error}")
         return WRONG_REQUEST
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+
+
+def _export(args: argparse.Namespace, store: Store, console: Console) -> int:
+    from orchestrator.record.export import ExportError, fetch, require_empty, write
+    from orchestrator.record.tracking import TrackingError, default_uri
+
+    folder, uri, run_id, version = Path(args.export[1]), args.tracking_uri or default_uri(store.folder), "", None
+    try:
+        found = fetch(store, args.export[0])
+        require_empty(folder)
+        if args.register is not None:
+            from orchestrator.record.registry import prepare, register
+
+            run_id = prepare(uri, args.experiment, args.register, found.record["key"])
+        files = write(found, folder)
+    except (ExportError, TrackingError) as error:
+        raise Unknown(error) from None
+    say(console, f"{found.record['kind']} {found.record['name']}: {', '.join(file.name for file in files)} in {folder}")
+    if args.register is not None:
+        try:
+            version = register(uri, run_id, args.register, folder, found.record)
+            say(console, f"models:/{args.register}/{version} in MLflow at {uri}")
+        except TrackingError as error:
+            say(human_console(), f"error: {error}; the files are in {folder} all the same")
+    if args.json:
+        print(json.dumps({"key": found.record["key"], "files": [str(f) for f in files], "version": version}))
+    return FINISHED if version is not None or args.register is None else INCOMPLETE
+
+
+def _sync(args: argparse.Namespace, store: Store, console: Console) -> int:
+    from orchestrator.record.reconcile import sync
+    from orchestrator.record.tracking import Tracker, TrackingError, default_uri
+
+    uri = args.tracking_uri or default_uri(store.folder)
+    try:
+        ended, missed = sync(store, Tracker(uri, args.experiment), lambda text: say(console, f"warning: {text}"))
+    except TrackingError as error:
+        raise Unknown(error) from None
+    if args.json:
+        print(json.dumps({"ended": ended, "not_taken": missed, "tracking_uri": uri}))
+    say(console, f"{ended - missed} of {ended} ended stages are in MLflow at {uri}")
+    return INCOMPLETE if missed else FINISHED
 
 
 def _one_key(args: argparse.Namespace, store: Store, console: Console) -> int:

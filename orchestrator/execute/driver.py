@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import uuid
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
 
 from orchestrator.execute.elsewhere import Elsewhere
 from orchestrator.execute.frontier import Frontier
@@ -22,6 +21,7 @@ from orchestrator.grid.schema import Run
 from orchestrator.plan.diff import Diff
 from orchestrator.plan.stages import Stage
 from orchestrator.record.mlflow_writer import MlflowWriter
+from orchestrator.record.reconcile import load
 from orchestrator.record.store import Store, StoreError
 from orchestrator.record.tracking import Tracker
 
@@ -48,6 +48,7 @@ class Report:
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
     wasted: int = 0
     interrupted: bool = False
+    stopped: str | None = None
     not_in_mlflow: int = 0
 
 
@@ -75,11 +76,11 @@ def execute(
         ray_is_local = stack.enter_context(_ray(where)) if found.to_run and where.executor == "ray" else None
         tracker = connecting.result()
         before()
-        writer = MlflowWriter(tracker, _grids(found), lambda key: _load(store, key), warn)
+        writer = MlflowWriter(tracker, _grids(found), lambda key: load(store, key), warn)
         writer.start()
         for key in found.keys("reused"):
             writer.put(key)
-        listener = Listener(view, _Sink(store, writer))
+        listener = Listener(view, _Sink(store, writer), probe=lambda: _probe(store))
         elsewhere = Elsewhere(store, run.lease_seconds)
         elsewhere.prepare(frontier)
         try:
@@ -106,6 +107,7 @@ def execute(
     if writer.waiting > 20:
         warn(f"writing the last {writer.waiting} runs to MLflow")
     report.not_in_mlflow = len(writer.finish())
+    report.stopped = frontier.stopped
     return _count(report, found, listener)
 
 
@@ -125,19 +127,21 @@ def _ray(where: Where) -> Iterator[bool]:
         ray.shutdown()
 
 
+def _probe(store: Store) -> str | None:
+    """Why the store cannot be used, None where it can."""
+    try:
+        store.probe(uuid.uuid4().hex)
+    except StoreError as error:
+        return str(error)
+    return None
+
+
 def _grids(found: Diff) -> dict[str, list[str]]:
     grids: dict[str, list[str]] = {}
     for plan in found.plans:
         for key in plan.stages:
             grids.setdefault(key, []).append(plan.grid)
     return grids
-
-
-def _load(store: Store, key: str) -> tuple[Mapping[str, Any], list[Mapping[str, float]]] | None:
-    record = store.commits([key]).get(key)
-    if record is None:
-        return None
-    return record, json.loads(store.artifact(record["artifacts"]["history"]))
 
 
 class _Sink:
@@ -151,7 +155,7 @@ class _Sink:
             mine = outcome.executed and not outcome.wasted
             (self._writer.put if mine else self._writer.put_elsewhere)(stage.key)
             return
-        record = {**stage.record(), **outcome.record()}
+        record = {**stage.record(), **outcome.record(), "finished": datetime.now(UTC).isoformat()}
         if outcome.outcome == "blocked":
             with contextlib.suppress(StoreError):  # then the store is what failed; the outcome still counts
                 self._store.fail(record)
@@ -161,7 +165,8 @@ class _Sink:
 def _count(report: Report, found: Diff, listener: Listener) -> Report:
     ended = listener.outcomes
     report.succeeded = len(found.keys("reused")) + sum(o.outcome == "succeeded" for o in ended.values())
-    report.failed = {k: o.error or "" for k, o in ended.items() if o.outcome == "failed"}
+    report.failed = {key: found.reasons[key] for key in found.keys("failed")}
+    report.failed |= {k: o.error or "" for k, o in ended.items() if o.outcome == "failed"}
     report.blocked = {k: o.error or "" for k, o in ended.items() if o.outcome == "blocked"}
     report.blocked |= {key: found.reasons[key] for key in found.keys("blocked")}
     kinds = Counter(found.stages[k].kind for k, o in ended.items() if o.executed)

@@ -8,7 +8,7 @@ from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import Outcome
 from orchestrator.record.leases import Watch
-from orchestrator.record.store import Store
+from orchestrator.record.store import Store, StoreError
 
 LOOK_SECONDS = 1.0
 
@@ -44,6 +44,12 @@ class Elsewhere:
         if not frontier.deferred or now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
+        try:
+            self._look(frontier, listener)
+        except StoreError as error:
+            frontier.stop(str(error))
+
+    def _look(self, frontier: Frontier, listener: Listener) -> None:
         leases = self._store.leases()  # before the commits, so that none can be finished and released in between
         for key in self._store.commits(set(frontier.deferred)):
             listener.settle(frontier, Outcome(key, "succeeded", executed=False))

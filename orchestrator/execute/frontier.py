@@ -22,6 +22,8 @@ class Frontier:
         self.stages = dict(stages)
         self.running: set[str] = set()
         self.deferred: set[str] = set()  # held by another run
+        self.alone: set[str] = set()  # ran out of memory beside others: to be run with a device of its own
+        self.stopped: str | None = None  # why nothing more is handed out
         self.succeeded: set[str] = set()
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
@@ -44,7 +46,9 @@ class Frontier:
 
     @property
     def done(self) -> bool:
-        """True when every stage has ended."""
+        """True when every stage has ended, or the run was stopped and nothing runs any more."""
+        if self.stopped is not None and not self.running:
+            return True
         return len(self.succeeded) + len(self.failed) + len(self.blocked) == len(self.stages)
 
     @property
@@ -59,15 +63,17 @@ class Frontier:
             slots: workers that share what is ready; a pack never takes more than its share, so none of them starves.
             most: largest pack.
         """
-        if not self._ready:
+        if not self._ready or self.stopped is not None:
             return []
         first = self._pop()
         pack = [first]
+        if first.key in self.alone:
+            return pack
         size = min(most, math.ceil((len(self._ready) + 1) / max(1, slots)))
         skipped = []
         while self._ready and len(pack) < size:
             stage = self._pop()
-            if stage.kind == first.kind and stage.parents == first.parents and self._children.get(stage.key) is None:
+            if self._travels_with(stage, first):
                 pack.append(stage)
             else:
                 skipped.append(stage)
@@ -77,6 +83,10 @@ class Frontier:
             self.running.discard(stage.key)
             self._push(stage.key)
         return pack
+
+    def _travels_with(self, stage: Stage, first: Stage) -> bool:
+        like = stage.kind == first.kind and stage.parents == first.parents
+        return like and stage.key not in self.alone and stage.key not in self._children
 
     def succeed(self, key: str) -> None:
         """A running stage has finished; its children may become ready."""
@@ -102,6 +112,10 @@ class Frontier:
                 newly.append(child)
                 open_keys.extend(self._children.get(child, ()))
         return newly
+
+    def stop(self, reason: str) -> None:
+        """Hand out nothing more; what runs may end."""
+        self.stopped = self.stopped or reason
 
     def give_back(self, key: str) -> None:
         """A stage that was taken but did not run is ready again."""

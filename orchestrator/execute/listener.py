@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.outcome import Outcome
 from orchestrator.plan.stages import Stage
+
+STORE_TRIES = 3
 
 
 class View(Protocol):
@@ -25,9 +29,10 @@ class Sink(Protocol):
 class Listener:
     """Passes each outcome on, once, and turns a failure into the blocking of what needs it."""
 
-    def __init__(self, view: View, sink: Sink | None = None) -> None:
+    def __init__(self, view: View, sink: Sink | None = None, probe: Callable[[], str | None] = lambda: None) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        self._view, self._sink = view, sink
+        self._view, self._sink, self._probe = view, sink, probe
+        self._tries: Counter[str] = Counter()
 
     def started(self, stage: Stage) -> None:
         """A stage was handed to a worker."""
@@ -44,11 +49,31 @@ class Listener:
             frontier.succeed(outcome.key)
             self._tell(frontier, outcome)
             return
+        if self._try_again(frontier, outcome):
+            return
         error = outcome.error or "no reason given"
         blocked = frontier.fail(outcome.key, error)
         self._tell(frontier, outcome)
         for key in blocked:
             self._tell(frontier, Outcome(key, "blocked", error=frontier.blocked[key], executed=False))
+
+    def _try_again(self, frontier: Frontier, outcome: Outcome) -> bool:
+        """What is no fault of the stage: a store that cannot be used stops the run; memory is tried again alone."""
+        if outcome.cause == "store":
+            broken = self._probe()
+            if broken is not None:
+                frontier.stop(broken)
+            elif self._tries[outcome.key] >= STORE_TRIES:
+                return False
+        elif outcome.cause == "memory":
+            if outcome.key in frontier.alone:
+                return False
+            frontier.alone.add(outcome.key)
+        else:
+            return False
+        self._tries[outcome.key] += 1
+        frontier.give_back(outcome.key)
+        return True
 
     def _tell(self, frontier: Frontier, outcome: Outcome) -> None:
         self.outcomes[outcome.key] = outcome

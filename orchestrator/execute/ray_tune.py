@@ -33,7 +33,7 @@ from orchestrator.execute.outcome import ClusterError, Job, Outcome
 from orchestrator.execute.resources import Shape, shape_of
 from orchestrator.grid.schema import Run
 from orchestrator.plan.stages import Stage
-from orchestrator.record.store import open_store
+from orchestrator.record.store import StoreError, open_store
 
 
 def connect(address: str | None) -> bool:
@@ -75,10 +75,14 @@ def run_on_ray(
     """
     totals = ray.cluster_resources()
     gpus = totals.get("GPU", 0) > 0
-    shapes = {kind: shape_of(kind, run, gpus=gpus) for kind in {s.kind for s in frontier.stages.values()}}
+    kinds = {stage.kind for stage in frontier.stages.values()}
+    usual = {kind: shape_of(kind, run, gpus=gpus) for kind in kinds}
     if local:
-        _check_fits(shapes, totals)
-    slots = max(1, min(int(totals.get("CPU", 1) // shape.cpus) for shape in shapes.values()))
+        _check_fits(usual, totals)
+    largest = max((node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"]), default=1.0)
+    shapes = {(kind, False): shape for kind, shape in usual.items()}
+    shapes |= {(kind, True): shape.whole(largest) for kind, shape in usual.items()}
+    slots = max(1, min(int(totals.get("CPU", 1) // shape.cpus) for shape in usual.values()))
     slots = min(slots, max_concurrent or slots)
     outstanding = max_concurrent or (slots + 1 if local else max(64, 2 * slots))
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outstanding)
@@ -87,7 +91,7 @@ def run_on_ray(
     scratch = Path(tempfile.mkdtemp(prefix="transfergrid-tune-"))
     try:
         tuner = tune.Tuner(
-            tune.with_resources(PackTrainable, lambda config: shapes[config["kind"]].placement()),
+            tune.with_resources(PackTrainable, lambda config: shapes[config["kind"], config["alone"]].placement()),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
@@ -157,6 +161,7 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
             self._listener.started(stage)
         return {
             "kind": pack[0].kind,
+            "alone": pack[0].key in self._frontier.alone,
             "pack": json.dumps([[stage.record(), self._elsewhere.over(stage.key)] for stage in pack]),
             "job": json.dumps(self._job.__dict__),
         }
@@ -172,6 +177,15 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
         unsettled = [s for s in self._packs.pop(trial_id, []) if s.key in self._frontier.running]
         if not unsettled:
             return
+        try:
+            self._settle_unsettled(unsettled, error)
+        except StoreError as fault:
+            self._frontier.stop(str(fault))
+            for stage in unsettled:
+                self._frontier.give_back(stage.key)
+
+    def _settle_unsettled(self, unsettled: list[Stage], error: bool) -> None:
+        """What is left of a pack: finished all the same, to be tried again, or failed with its worker too often."""
         committed = open_store(self._job.store).commits(stage.key for stage in unsettled)
         for number, stage in enumerate(unsettled):
             if stage.key in committed:

@@ -18,6 +18,10 @@ class Shape:
     cpus: float
     gpus: float
 
+    def whole(self, cpus: float) -> Shape:
+        """A node of `cpus` CPUs, and a GPU where this shape has a share of one, without neighbours."""
+        return Shape(max(self.cpus, cpus), max(self.gpus, 1.0) if self.gpus else 0.0)
+
     def placement(self) -> Any:
         """The shape in Tune's terms."""
         from ray.tune import PlacementGroupFactory

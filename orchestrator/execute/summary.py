@@ -14,14 +14,14 @@ SHOWN_FAILURES = 10
 def headline(found: Diff) -> str:
     """`108 cells, 114 stages to run, 0 reused`."""
     parts = [f"{len(found.cells)} cells", f"{len(found.to_run)} stages to run", f"{len(found.keys('reused'))} reused"]
-    blocked = found.keys("blocked")
-    return ", ".join([*parts, f"{len(blocked)} blocked"] if blocked else parts)
+    parts += [f"{len(keys)} {state}" for state in ("failed", "blocked") if (keys := found.keys(state))]
+    return ", ".join(parts)
 
 
 def root_causes(found: Diff) -> list[str]:
     """Why stages are blocked, each cause once, without those that only pass a parent's on."""
     causes = (found.reasons[key] for key in found.keys("blocked"))
-    return list(dict.fromkeys(c for c in causes if not c.startswith("its pretext")))
+    return list(dict.fromkeys(c for c in causes if not c.startswith(("its pretext", "its parent"))))
 
 
 def totals(found: Diff, report: Report, **about: Any) -> dict[str, Any]:
@@ -49,6 +49,10 @@ def ending(found: Diff, report: Report, about: Mapping[str, Any]) -> Iterator[st
         yield f"  {report.wasted} of them in vain: another run on this store had finished them before"
     for key, error in list(report.failed.items())[:SHOWN_FAILURES]:
         yield f"  failed: {found.stages[key].name} ({key}): {error}"
+    if report.stopped:
+        yield f"stopped: {report.stopped}; after mending it, the same command goes on from here"
+    if found.keys("failed"):
+        yield "  stages that failed by their own fault are not tried again, unless with --retry-failed"
     if report.not_in_mlflow:
         yield f"MLflow lacks {report.not_in_mlflow} runs; the same command adds them when it answers again"
     for plan in found.plans:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.plan.stages import Cell, Plan, Stage
 
-State = Literal["reused", "to_run", "blocked", "deferred", "unneeded"]
+State = Literal["reused", "to_run", "failed", "blocked", "deferred", "unneeded"]
 KINDS = ("prepare", "pretrain", "trial", "import", "finetune", "probe", "analysis")
 
 
 @dataclass(frozen=True)
 class Diff:
-    """Every stage of one or several plans with its state. `unneeded`: unfinished, and none that could run needs it."""
+    """Every stage of one or several plans with its state.
+
+    `unneeded`: unfinished, and none that could run needs it. `failed`: by its own fault, in an earlier run.
+    """
 
     plans: tuple[Plan, ...]
     stages: dict[str, Stage]
@@ -37,8 +40,13 @@ class Diff:
         return {cell.key: cell for plan in self.plans for cell in plan.cells if cell.constant is None}
 
 
-def diff(plans: Sequence[Plan], finished: Collection[str]) -> Diff:
-    """Compare plans with the keys that a store holds. A stage shared by several plans counts once."""
+def diff(plans: Sequence[Plan], finished: Collection[str], failed: Mapping[str, str] | None = None) -> Diff:
+    """Compare plans with what a store holds. A stage shared by several plans counts once.
+
+    Args:
+        finished: keys that need not run.
+        failed: keys that need not be tried again, with their errors; what needs them is blocked.
+    """
     stages: dict[str, Stage] = {}
     for plan in plans:
         for key, stage in plan.stages.items():
@@ -56,16 +64,30 @@ def diff(plans: Sequence[Plan], finished: Collection[str]) -> Diff:
     states: dict[str, State] = {}
     reasons: dict[str, str] = {}
     for key, stage in stages.items():
-        blocked_by = stage.blocked
+        blocked_by = stage.blocked or _failed_parent(stage, stages, states, reasons)
         if key in finished:
             states[key] = "reused"
         elif key not in needed:
             states[key] = "unneeded"
         elif blocked_by is not None:
             states[key], reasons[key] = "blocked", blocked_by
+        elif failed and key in failed:
+            states[key], reasons[key] = "failed", failed[key]
         else:
             states[key] = "to_run"
     return Diff(tuple(plans), stages, states, reasons)
+
+
+def _failed_parent(
+    stage: Stage, stages: Mapping[str, Stage], states: Mapping[str, State], reasons: Mapping[str, str]
+) -> str | None:
+    """Why a stage cannot run because of a parent that failed in an earlier run."""
+    for parent in stage.parents.values():
+        if states.get(parent) == "failed":
+            return f"its parent {stages[parent].name!r} failed: {reasons[parent]}"
+        if states.get(parent) == "blocked":
+            return reasons[parent]
+    return None
 
 
 def restrict(found: Diff, key: str) -> Diff:
@@ -111,6 +133,7 @@ def _totals(found: Diff) -> dict[str, Any]:
         "stages": {kind: kinds.get(kind, 0) for kind in KINDS},
         "reused": states["reused"],
         "to_run": states["to_run"],
+        "failed": states["failed"],
         "blocked": states["blocked"],
         "deferred": states["deferred"],
         "naive_pretrain_stages": sum(len(ancestors) for ancestors in naive),

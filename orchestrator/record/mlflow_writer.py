@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from orchestrator.record.tracking import Logged, Tracker, first_line
 
 Record = Mapping[str, Any]
+PAUSE_SECONDS = 10.0  # after a failure; every try at a dead server costs seconds
 History = list[Mapping[str, float]]
 
 
@@ -34,7 +36,9 @@ class MlflowWriter(threading.Thread):
         self._queue: queue.Queue[str | Record | None] = queue.Queue()
         self._logged: dict[str, Logged] | None = None
         self._elsewhere: list[str] = []
-        self.missed: list[str] = []
+        self._missed: list[str | Record] = []
+        self._warned = False
+        self._pause_until = 0.0
 
     def put(self, item: str | Record) -> None:
         """Queue a finished stage by its key, or the record of one that failed or is blocked."""
@@ -61,17 +65,29 @@ class MlflowWriter(threading.Thread):
             self._try(item)
         if self._elsewhere:
             self._logged = None  # what the other run has written since
-        for key in self._elsewhere:
-            self._try(key)
+        left = [*self._missed, *self._elsewhere]
+        self._missed, self._pause_until = [], 0.0
+        for item in left:
+            self._try(item)
+
+    @property
+    def missed(self) -> list[str]:
+        """The keys that MLflow did not take so far."""
+        return [item if isinstance(item, str) else str(item["key"]) for item in self._missed]
 
     def _try(self, item: str | Record) -> None:
-        key = item if isinstance(item, str) else str(item["key"])
+        if time.monotonic() < self._pause_until:
+            self._missed.append(item)
+            return
         try:
-            self._write(key, item)
+            self._write(item if isinstance(item, str) else str(item["key"]), item)
         except Exception as error:  # MLflow and its backends raise many kinds; training goes on without them
-            if not self.missed:
-                self._warn(f"MLflow at {self._tracker.uri} does not take runs: {first_line(error)}")
-            self.missed.append(key)
+            if not self._warned:
+                self._warn(f"MLflow at {self._tracker.uri} does not take runs: {first_line(error)}; trying again later")
+            self._warned = True
+            self._missed.append(item)
+            self._logged = None  # a run may be half written
+            self._pause_until = time.monotonic() + PAUSE_SECONDS
 
     def _write(self, key: str, item: str | Record) -> None:
         if self._logged is None:

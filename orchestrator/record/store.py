@@ -8,12 +8,16 @@ Layout below the root, the same on a local disk and on an object store:
     leases/KEY/NUMBER.json             who runs it now, at which step
     checkpoints/KEY.pt                 training state of a stage that is not finished
     plans/GRID/PLAN.json               resolved plans
+    probes/NAME                        of a preflight, for a moment
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -24,10 +28,21 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 Record = dict[str, Any]
 REMOTE = ("s3", "gs", "az", "abfss")
+KINDS = ("artifacts", "checkpoints", "leases", "failures", "commits", "plans", "probes")
+HALF_WRITTEN = re.compile(r"#\d+$")  # how the local backend names a file until it is whole; its listings leave it out
 
 
 class StoreError(Exception):
     """The store cannot be reached, read or written. The message names its address."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file of the store: its path there, its bytes, and when it was written (Unix seconds, the store's clock)."""
+
+    path: str
+    size: int
+    written: float
 
 
 class Store:
@@ -181,6 +196,31 @@ class Store:
         if back != data:
             raise StoreError(f"store {self.uri}: a probe written to {path} was read back as {back!r}")
 
+    # Housekeeping, see `orchestrator.record.garbage`
+
+    def items(self, kind: str) -> list[Item]:
+        """Every file of one of `KINDS`, sorted by path."""
+        return sorted((Item(*facts) for facts in self._facts(kind)), key=lambda item: item.path)
+
+    def half_written(self) -> list[Item]:
+        """What processes killed while writing have left behind, or are writing now. An object store shows no such."""
+        folder, found = self.folder, list[Item]()
+        if folder is None:
+            return found
+        for path in (path for kind in KINDS for path in sorted((folder / kind).rglob("*#*"))):
+            with suppress(FileNotFoundError):  # whole by now
+                if HALF_WRITTEN.search(path.name) and path.is_file():
+                    facts = path.stat()
+                    found.append(Item(path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime))
+        return found
+
+    def delete(self, items: Iterable[Item]) -> None:
+        """Delete files in this order, and the local folders that become empty by it. What has gone is no error."""
+        for item in items:
+            self._delete([item.path])
+            if self.folder is not None:
+                _remove_empty(self.folder, Path(item.path).parent)
+
     # The few calls that touch the backend
 
     def _put(self, path: str, data: bytes, *, create: bool = False) -> None:
@@ -191,6 +231,8 @@ class Store:
         try:
             obstore.put(self._backend, path, data, mode="create" if create else "overwrite", use_multipart=False)
         except AlreadyExistsError:
+            if self.folder is None and self._get(path) == data:
+                return  # ours: only the answer was lost, and the client had asked again
             raise
         except (BaseError, OSError) as error:
             raise StoreError(f"store {self.uri}: cannot write {path}: {_first_line(error)}") from error
@@ -213,17 +255,27 @@ class Store:
     def _delete(self, paths: Iterable[str]) -> None:
         for path in paths:
             try:
-                obstore.delete(self._backend, path)
+                if self.folder is not None and HALF_WRITTEN.search(path):  # the backend refuses the name
+                    (self.folder / path).unlink()
+                else:
+                    obstore.delete(self._backend, path)
             except FileNotFoundError:
                 continue
             except (BaseError, OSError) as error:
                 raise StoreError(f"store {self.uri}: cannot delete {path}: {_first_line(error)}") from error
 
     def _list(self, prefix: str) -> list[str]:
+        return [path for path, _, _ in self._facts(prefix)]
+
+    def _facts(self, prefix: str) -> list[tuple[str, int, float]]:
+        """Path, size and time of every file below `prefix`."""
         if self.folder is not None and not (self.folder / prefix).is_dir():
             return []
         try:
-            return [item["path"] for page in obstore.list(self._backend, prefix) for item in page]
+            pages = obstore.list(self._backend, prefix)
+            return [(m["path"], m["size"], m["last_modified"].timestamp()) for page in pages for m in page]
+        except ValueError:
+            return []  # a name that no object can have (`..`)
         except (BaseError, OSError) as error:
             raise StoreError(f"store {self.uri}: cannot list {prefix}: {_first_line(error)}") from error
 
@@ -281,6 +333,14 @@ def _open_folder(uri: str, path: str, create: bool) -> Store:
         return Store(uri, LocalStore(prefix=folder), folder)
     except (BaseError, OSError, RuntimeError) as error:  # RuntimeError: ~nobody
         raise StoreError(f"store {uri}: cannot make or open it: {_first_line(error)}") from error
+
+
+def _remove_empty(root: Path, folder: Path) -> None:
+    """Remove an empty folder of a store and its empty parents, `artifacts`, `leases` and so on excepted."""
+    with suppress(OSError):  # not empty, or gone; whoever writes there makes it anew
+        while len(folder.parts) > 1:
+            (root / folder).rmdir()
+            folder = folder.parent
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,46 @@
+"""Make MLflow complete from the store alone: after an outage, or into an empty new server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from orchestrator.record.mlflow_writer import History, MlflowWriter
+from orchestrator.record.store import Store
+from orchestrator.record.tracking import Tracker
+
+Record = Mapping[str, Any]
+
+
+def grids_of(plans: Iterable[Record]) -> dict[str, list[str]]:
+    """Stage key -> the grids whose plans hold it."""
+    grids: dict[str, list[str]] = {}
+    for plan in plans:
+        for key in plan["stages"]:
+            named = grids.setdefault(key, [])
+            if plan["grid"] not in named:
+                named.append(plan["grid"])
+    return grids
+
+
+def load(store: Store, key: str) -> tuple[Record, History] | None:
+    """A finished stage with its curves; None where it is not finished."""
+    record = store.commits([key]).get(key)
+    if record is None:
+        return None
+    return record, json.loads(store.artifact(record["artifacts"]["history"]))
+
+
+def sync(store: Store, tracker: Tracker, warn: Callable[[str], None]) -> tuple[int, int]:
+    """Write every ended stage of the store's plans that MLflow lacks. Returns (stages that ended, not taken)."""
+    grids = grids_of(store.load_plan(grid, plan) for grid in store.grids() for plan in store.plans(grid))
+    finished = store.finished() & grids.keys()
+    failures = store.failures(grids.keys() - finished)
+    writer = MlflowWriter(tracker, grids, lambda key: load(store, key), warn)
+    for key in sorted(finished):
+        writer.put(key)
+    for record in failures.values():
+        writer.put(record)
+    writer.start()
+    return len(finished) + len(failures), len(writer.finish())
