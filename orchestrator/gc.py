@@ -103,9 +103,9 @@ def _show(found: Garbage, args: argparse.Namespace, console: Console) -> None:
         if len(pieces) > SHOWN:
             say(console, f"  ... and {len(pieces) - SHOWN} more")
     if found.live:
-        say(console, f"spared: {len(found.live)} stages with a live lease")
+        say(console, f"stages spared for a live lease: {len(found.live)}")
     if found.young:
-        say(console, f"spared: {len(found.young)} attempts younger than an hour; a worker may be about to commit them")
+        say(console, f"attempts spared, as a worker may yet commit what is younger than an hour: {len(found.young)}")
     say(console, f"in all {_amount(found.pieces)}" if found.pieces else "nothing to remove")
 
 

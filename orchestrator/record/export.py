@@ -19,8 +19,8 @@ WEIGHTS, SETTINGS, README = "weights.safetensors", "settings.json", "README.md"
 KEPT = ("key", "kind", "name", "spec", "labels", "metrics", "facts", "versions", "parents", "fingerprint", "finished")
 # What segmentation-models-pytorch (smp) can do with the weights of a network.
 WITH_SMP = {
-    "conrec-unet": "`conrec-unet` is the U-Net of the ConRec code, not a network of segmentation-models-pytorch: smp has "
-    "no encoder that these weights fit. In a training of your own, use the network above.",
+    "conrec-unet": "`conrec-unet` is the U-Net of the ConRec code, not a network of segmentation-models-pytorch: smp "
+    "has no encoder that these weights fit. In a training of your own, use the network above.",
 }
 TEXT = """\
 # {name}
@@ -39,13 +39,14 @@ from trainables.networks import build_network
 from trainables.settings import NetworkSettings
 
 weights = load_file("weights.safetensors")
-network = build_network(NetworkSettings({network!r}, width={width}), out_channels=1)
+network = build_network(NetworkSettings("{network}", width={width}), out_channels=1)
 encoder = {{name.removeprefix("encoder."): t for name, t in weights.items() if name.startswith("encoder.")}}
 network.encoder.load_state_dict(encoder)
 ```
 
 `network.encoder(images)` takes RGB images [N, 3, H, W] with values in [0, 1], sides a multiple of
-`network.minimum_multiple`, and gives a list of feature maps, finest first. `pretext.*` belongs to the pretraining alone.
+`network.minimum_multiple`, and gives a list of feature maps, finest first. `pretext.*` belongs to the pretraining
+alone.
 {smp}"""
 
 
@@ -144,7 +145,7 @@ def readme(export: Export) -> str:
 def describe(data: bytes, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, list[int]]]:
     """A safetensors file with other metadata and the same tensors, byte for byte; and the tensors' shapes by name.
 
-    The format: eight bytes with the header's length (little endian), the header (JSON, padded with blanks), the tensors.
+    The format: the header's length in eight bytes (little endian), the header (JSON, padded with blanks), the tensors.
 
     Raises:
         ValueError: this is no safetensors file, or a part of one.
@@ -189,7 +190,7 @@ def _find(store: Store, prefix: str) -> Record:
         raise ExportError(f"store {store.uri}: {len(keys)} keys begin with {prefix!r}: {', '.join(keys[:5])}")
     if not finished:
         failure = store.failures(keys).get(keys[0])
-        why = f"; it {failure['outcome']}: {failure['error']}" if failure else "; run its grid first"
+        why = f"; {failure['outcome']}: {failure['error']}" if failure else "; run its grid first"
         raise ExportError(f"{_told(planned[keys[0]])} is not finished{why}")
     return store.commits(keys)[keys[0]]
 

@@ -39,7 +39,8 @@ def prepare(uri: str, experiment: str, name: str, key: str) -> str:
 def register(uri: str, run_id: str, name: str, folder: Path, record: Mapping[str, Any]) -> int:
     """Make the files in `folder` a version of the registered model `name`, and return its number.
 
-    A stage that already has a version there keeps it: repeating changes nothing. The files are a folder to download (`models:/NAME/VERSION`), not an MLflow flavour to call.
+    A stage that already has a version there keeps it: repeating changes nothing. The files are a folder to download
+    (`models:/NAME/VERSION`), not an MLflow flavour to call.
 
     Raises:
         TrackingError: MLflow refuses, or does not answer.

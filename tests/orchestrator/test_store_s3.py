@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -66,8 +67,8 @@ class Lossy(http.server.BaseHTTPRequestHandler):
     """Passes requests on. Of PUTs that are in `lose`, the first is carried out and its answer lost."""
 
     target = ""
-    lose: set[str] = set()
-    puts: list[str] = []
+    lose: ClassVar[set[str]] = set()
+    puts: ClassVar[list[str]] = []
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
