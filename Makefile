@@ -7,10 +7,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
 TORCH_BACKEND ?=
+KILLS ?= 15
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo test check lock digests clean bench-augmentation
+.PHONY: setup demo test test-durable chaos check lock digests clean bench-augmentation
 
 setup: $(VENV)/.installed
 
@@ -30,7 +31,13 @@ demo: setup
 	@echo "Open the UI:     $(VENV)/bin/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db"
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -m 'not durable'
+
+test-durable: setup ## whole runs that are killed, starved of memory and disk, or cut off from MLflow
+	$(PY) -m pytest -m durable
+
+chaos: setup ## seeded kill -9 of driver, workers, raylet and MLflow server
+	$(PY) -m tests.chaos --kills $(KILLS)
 
 check: setup
 	$(VENV)/bin/ruff check .

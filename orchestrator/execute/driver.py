@@ -117,6 +117,7 @@ def _ray(where: Where) -> Iterator[bool]:
     if where.address is None:
         # Ray reads this when it is imported: its local processes then listen on the loopback address only.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_health_check_period_ms", "1000")  # a dead raylet is found in seconds
     from orchestrator.execute.ray_tune import connect
 
     try:

@@ -30,6 +30,7 @@ from orchestrator.execute.elsewhere import Elsewhere
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import ClusterError, Job, Outcome
+from orchestrator.execute.ray_node import stopped_with_its_node
 from orchestrator.execute.resources import Shape, shape_of
 from orchestrator.grid.schema import Run
 from orchestrator.plan.stages import Stage
@@ -47,6 +48,7 @@ def connect(address: str | None) -> bool:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
             return False
         ray.init(
+            address="local",  # without it, Ray would join whatever cluster `ray start` has begun on this machine
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -108,7 +110,8 @@ def run_on_ray(
             ),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        tuner.fit()
+        with stopped_with_its_node(frontier):
+            tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

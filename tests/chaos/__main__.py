@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from orchestrator.record.leases import process_is_gone
 from orchestrator.record.store import open_store
 from tests.chaos.checks import ROOT, events, verify
 from tests.chaos.processes import Process, descendants, kill, lives
@@ -27,6 +28,7 @@ from tests.chaos.server import MlflowServer
 
 HERE = Path(__file__).resolve().parent
 VICTIMS = ("driver", "worker", "raylet", "mlflow")
+PAUSE = (0.5, 6.0)  # seconds of work between two kills
 STANDSTILL = 120.0  # seconds without any event after which a driver counts as hung
 MOST_STARTS = 60  # of the command in one round
 
@@ -144,31 +146,35 @@ class Round:
                 known, last_event = len(happened) + len(self.seen), time.monotonic()
             at_work = [e for e in happened if e.time > since]
             if due is None and at_work:
-                due = time.monotonic() + self.chaos.random.uniform(0.5, 4.0)
-            if due is not None and time.monotonic() >= due and self._strike(process.pid):
-                due = time.monotonic() + self.chaos.random.uniform(0.5, 4.0)
+                due = time.monotonic() + self.chaos.random.uniform(*PAUSE)
+            if due is not None and time.monotonic() >= due and (victim := self._strike(process.pid)):
+                ended = victim in ("driver", "raylet")  # nothing more to kill in this life
+                due = float("inf") if ended else time.monotonic() + self.chaos.random.uniform(*PAUSE)
             if time.monotonic() - last_event > STANDSTILL:
                 self._complain(f"nothing happened for {STANDSTILL:g} s; the driver was ended (see run-{start}.log)")
                 process.kill()
-            time.sleep(0.05)
+            time.sleep(0.1)
         self._observe(process.pid)
         if process.returncode not in (0, -9):
             says = (self.folder / f"run-{start}.log").read_text(errors="replace").strip().splitlines()
-            last = next((line for line in reversed(says) if "error" in line or "failed" in line), says[-1:])
+            last = next(
+                (line for line in reversed(says) if line.startswith(("stopped:", "error:", "  failed:"))), says[-1:]
+            )
             self.chaos.say(f"{self.chaos.clock()}  the run ended with {process.returncode}: {str(last)[:200]}")
         return process.returncode
 
-    def _strike(self, driver: int) -> bool:
-        """Kill somebody if there is work to disturb."""
+    def _strike(self, driver: int) -> str | None:
+        """Kill somebody if there is work to disturb, and say whom."""
         chaos = self.chaos
         finished = len(self.store.finished())
-        running = [b for b in self.store.leases().values() if not b.get("released") and b["key"] not in self.seen]
+        beats = self.store.leases().values()
+        running = [b for b in beats if b["step"] > 0 and not b.get("released") and not process_is_gone(b)]
         if chaos.dealt >= chaos.kills or not running:
-            return False
+            return None
         there = self._there(driver)
         name = chaos.next_victim(there)
         if name is None:
-            return False
+            return None
         if name == "mlflow":
             pid = chaos.server.kill(back_after=chaos.random.uniform(1, 4))
         else:
@@ -181,7 +187,7 @@ class Round:
             f"{chaos.clock()}  round {self.number} kill {chaos.dealt:>3}: {name:<6} {pid:>7}; "
             f"{finished} finished, {len(running)} running ({at})"
         )
-        return True
+        return name
 
     def _there(self, driver: int) -> dict[str, list[Process]]:
         below = descendants(driver)

@@ -19,6 +19,7 @@ import pytest
 from orchestrator.record.store import open_store
 from tests.orchestrator.test_run import ROOT, command, environment, metrics, run
 
+pytestmark = pytest.mark.durable
 ONE = ["--executor", "inline", "--only", "seed=0", "--only", "fraction=0.2"]  # 4 cells on 2 pretrains
 DIVERGE = ["--set", "pretexts.conrec.pretrain.learning_rate=1e30", "--set", "pretexts.conrec.pretrain.optimizer=sgd"]
 

@@ -19,6 +19,7 @@ import pytest
 from orchestrator.record.leases import acquire, holder
 from orchestrator.record.store import Store, StoreError, open_store
 from tests.contracts.store_contract import StoreContract
+from tests.orchestrator.test_full_disk import table
 from tests.orchestrator.test_run import ROOT, TINY, environment, metrics
 
 moto_server = pytest.importorskip("moto.server", reason="moto[server] (extra dev) is not installed")
@@ -162,13 +163,7 @@ def test_a_grid_runs_on_s3_and_is_reused(tmp_path: Path) -> None:
     assert totals[1]["executed"] == {} and totals[1]["reused"] == 10
     _run(tmp_path, str(tmp_path / "runs"), *more)
     assert metrics(open_store(uri)) == metrics(open_store(str(tmp_path / "runs")))
-    tables = []
-    for store in (uri, str(tmp_path / "runs")):
-        out = tmp_path / store.rpartition("/")[0].rpartition("/")[2]
-        command = [sys.executable, "-m", "orchestrator.collect", "smoke", "--store", store, "--out", str(out)]
-        command += ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
-        subprocess.run(command, cwd=ROOT, env=environment(tmp_path), check=True, capture_output=True)
-        tables.append((out / "smoke" / "table.csv").read_bytes())
+    tables = [table(store, tmp_path / name) for name, store in (("s3", uri), ("local", str(tmp_path / "runs")))]
     assert tables[0] == tables[1]
 
 

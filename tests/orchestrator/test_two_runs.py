@@ -9,9 +9,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from orchestrator.record.store import open_store
 from tests.orchestrator.test_run import ROOT, command, environment, metrics, run
 
+pytestmark = pytest.mark.durable
 SLOW = ["--executor", "inline", "--only", "seed=0", "--set", "pretrain.steps=60", "--set", "run.checkpoint_seconds=0.2"]
 
 
