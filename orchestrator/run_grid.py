@@ -89,6 +89,7 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     from orchestrator.plan.build import new_plan_id
 
     plan_id = new_plan_id()
+    before = store.finished() if args.stage else set()
     where = _where(args, store)
     for text in built.notes:
         say(console, f"note: {text}")
@@ -105,7 +106,8 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     if args.stage:
         from orchestrator.execute.summary import comparison
 
-        for line in comparison(report, store.commits(report.metrics)):
+        reran = {key for key in report.metrics if key in before}
+        for line in comparison(report, store.commits(reran)):
             say(console, line)
     wall = round(time.monotonic() - began, 1)
     about = {"plan": plan_id, "wall_seconds": wall, "store": args.store, "tracking_uri": where.tracking_uri}

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.data.listing import DataError
+
 
 class StageError(Exception):
     """A fault of the stage itself: repeating it would end the same way. The message is for the user."""
@@ -46,6 +48,7 @@ class Context:
         work_dir: folder for checkpoints of this stage.
         parents: tensors by role (`{"pretrain": {...}}`), for stages that start from others.
         checkpoint_seconds: least time between two checkpoints.
+        fingerprint: what the data were when the stage was planned; None: not checked.
         cache_dir: node-wide folder for decoded images and manifests; None keeps the default of `trainables.data`.
     """
 
@@ -58,15 +61,25 @@ class Context:
         device: str | torch.device = "cpu",
         checkpoint_seconds: float = 30.0,
         cache_dir: Path | str | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         self.data_root = Path(data_root)
         self.work_dir = Path(work_dir)
         self.device = torch.device(device)
         self.checkpoint_seconds = checkpoint_seconds
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.fingerprint = fingerprint
         self.history: list[dict[str, float]] = []
         self._parents = parents or {}
         self._last_save = time.monotonic()
+
+    def check_data(self, reader: str, fingerprint: str) -> None:
+        """Raise DataError where the data are no longer those that the stage was planned for."""
+        if self.fingerprint is not None and fingerprint != self.fingerprint:
+            raise DataError(
+                f"{reader} below {self.data_root.absolute()} is not what the plan was made for: files have changed "
+                "since, or this machine holds others; run the command again"
+            )
 
     def weights(self, role: str) -> dict[str, Tensor]:
         """The parent's tensors, on the CPU."""

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def dial(default: Any, **limits: float) -> Any:
-    """A field with limits (`ge`, `gt`, `le`, `lt`), which the grid's schema checks."""
+    """A field with limits (`ge`, `gt`, `le`, `lt`, `multiple_of`), which the grid's schema checks."""
     return field(default=default, metadata=limits)
 
 
@@ -67,6 +67,8 @@ class ConRecSettings:
 
 
 PretextSettings = SimCLRSettings | ReconstructionSettings | ConRecSettings
+# These train no decoder, so that no scenario can take one over.
+ENCODER_ONLY = frozenset({"simclr"})
 PRETEXT_SETTINGS: dict[str, type[PretextSettings]] = {
     "simclr": SimCLRSettings,
     "reconstruction": ReconstructionSettings,
@@ -89,7 +91,7 @@ class PretrainSettings:
     learning_rate: float = dial(0.3, gt=0)
     momentum: float = dial(0.9, ge=0, lt=1)
     weight_decay: float = dial(1e-4, ge=0)
-    input_size: int = dial(128, ge=8)
+    input_size: int = dial(128, ge=8, multiple_of=8)
     decode_scale: float = dial(2.0, ge=1)
     validation_images: int = dial(128, ge=2)
     validation_draws: int = dial(1, ge=1)
@@ -107,7 +109,7 @@ class FinetuneSettings:
     momentum: float = dial(0.9, ge=0, lt=1)
     weight_decay: float = dial(0.0, ge=0)
     loss: Literal["dice"] = "dice"
-    input_size: int = dial(128, ge=8)
+    input_size: int = dial(128, ge=8, multiple_of=8)
     flip: float = dial(0.5, ge=0, le=1)
     crop_area: float = dial(0.5, gt=0, le=1)
     report_every: int = dial(50, ge=1)

@@ -120,6 +120,8 @@ def train(
         if saving:
             context.save(_state(done, modules, optimizer))
         context.progress(done, steps)
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise Diverged(steps)  # the last update did it, after the last loss was looked at
     return start
 
 

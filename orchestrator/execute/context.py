@@ -32,6 +32,7 @@ class StoreContext(Context):
             device=choose_device(job.device),
             checkpoint_seconds=job.checkpoint_seconds,
             cache_dir=job.cache_dir,
+            fingerprint=stage.fingerprint,
         )
         self._store, self._stage, self._job, self._lease = store, stage, job, lease
         self._at = (0, 0)

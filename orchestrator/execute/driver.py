@@ -75,13 +75,15 @@ def execute(
         connecting = pool.submit(Tracker, where.tracking_uri, where.experiment)
         ray_is_local = stack.enter_context(_ray(where)) if found.to_run and where.executor == "ray" else None
         tracker = connecting.result()
+        if ray_is_local:
+            _check_fits(frontier, run)
         before()
         writer = MlflowWriter(tracker, _grids(found), lambda key: load(store, key), warn)
         writer.start()
         for key in found.keys("reused"):
             writer.put(key)
         listener = Listener(view, _Sink(store, writer), probe=lambda: _probe(store))
-        elsewhere = Elsewhere(store, run.lease_seconds)
+        elsewhere = Elsewhere(store, job.run, run.lease_seconds)
         elsewhere.prepare(frontier)
         try:
             with _terminate_as_interrupt():
@@ -109,6 +111,12 @@ def execute(
     report.not_in_mlflow = len(writer.finish())
     report.stopped = frontier.stopped
     return _count(report, found, listener)
+
+
+def _check_fits(frontier: Frontier, run: Run) -> None:
+    from orchestrator.execute.ray_tune import check_fits
+
+    check_fits({stage.kind for stage in frontier.stages.values()}, run)
 
 
 @contextmanager

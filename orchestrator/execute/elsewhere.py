@@ -17,11 +17,12 @@ class Elsewhere:
     """Looks after a frontier's deferred stages.
 
     Args:
+        run: the name of this run in its leases.
         seconds: how long the beat of another run's lease may stand still before it counts as dead.
     """
 
-    def __init__(self, store: Store, seconds: float) -> None:
-        self._store, self._watch = store, Watch(seconds)
+    def __init__(self, store: Store, run: str, seconds: float) -> None:
+        self._store, self._run, self._watch = store, run, Watch(seconds)
         self._over: dict[str, int] = {}
         self._looked = 0.0
 
@@ -35,8 +36,10 @@ class Elsewhere:
         self._over.update(self._watch.dead(beats))
 
     def worker_died(self, key: str) -> None:
-        """A worker of this run has ended with its lease held: nobody needs to wait for that."""
-        self._over[key] = max(self._store.lease_numbers(key), default=0)
+        """A worker of this run has ended: nobody needs to wait for a lease that it held."""
+        number = max(self._store.lease_numbers(key), default=0)
+        if number and self._store.lease(key, number).get("run") == self._run:
+            self._over[key] = number
 
     def look(self, frontier: Frontier, listener: Listener) -> None:
         """Settle the deferred stages that were finished elsewhere; make ready those that nobody works on any more."""

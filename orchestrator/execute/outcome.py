@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Ending = Literal["succeeded", "failed", "blocked", "elsewhere"]
-Cause = Literal["stage", "memory", "store", "worker"]
+Cause = Literal["stage", "data", "memory", "store", "worker"]
 
 
 class ClusterError(Exception):

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import ClusterError, Job, Outcome
 from orchestrator.execute.ray_node import stopped_with_its_node
-from orchestrator.execute.resources import Shape, shape_of
+from orchestrator.execute.resources import shape_of
 from orchestrator.grid.schema import Run
 from orchestrator.plan.stages import Stage
 from orchestrator.record.store import StoreError, open_store
@@ -70,17 +70,11 @@ def run_on_ray(
     local: bool,
     max_concurrent: int | None,
 ) -> None:
-    """Run all stages of `frontier` on the connected cluster.
-
-    Raises:
-        ClusterError: a stage asks for more than a cluster of this size will ever have.
-    """
+    """Run all stages of `frontier` on the connected cluster."""
     totals = ray.cluster_resources()
     gpus = totals.get("GPU", 0) > 0
     kinds = {stage.kind for stage in frontier.stages.values()}
     usual = {kind: shape_of(kind, run, gpus=gpus) for kind in kinds}
-    if local:
-        _check_fits(usual, totals)
     largest = max((node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"]), default=1.0)
     shapes = {(kind, False): shape for kind, shape in usual.items()}
     shapes |= {(kind, True): shape.whole(largest) for kind, shape in usual.items()}
@@ -116,8 +110,11 @@ def run_on_ray(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _check_fits(shapes: Mapping[str, Shape], totals: Mapping[str, float]) -> None:
-    for kind, shape in shapes.items():
+def check_fits(kinds: Iterable[str], run: Run) -> None:
+    """Raise ClusterError where a kind of stage asks for more than this machine has."""
+    totals = ray.cluster_resources()
+    for kind in kinds:
+        shape = shape_of(kind, run, gpus=totals.get("GPU", 0) > 0)
         for name, asked in (("CPU", shape.cpus), ("GPU", shape.gpus)):
             if asked > totals.get(name, 0):
                 raise ClusterError(

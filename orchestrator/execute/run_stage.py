@@ -51,13 +51,15 @@ def run_stage(stage: Stage, job: Job, over: int = 0) -> Outcome:
             return _commit(store, stage, result, context.history, began, lease)
     except LeaseLost:
         return Outcome(stage.key, "elsewhere", executed=False)
-    except (StageError, DataError) as error:
+    except StageError as error:
         return _failed(job, stage, lease, str(error), "", began, "stage")
+    except DataError as error:  # an unmounted disk, say: the next run tries again
+        return _failed(job, stage, lease, str(error), "", began, "data")
     except StoreError as error:
         return _failed(job, stage, lease, str(error), "", began, "store")
     except Exception as error:
         text = f"{type(error).__name__}: {error}".strip()
-        cause: Cause = "memory" if is_out_of_memory(error) else "stage"
+        cause: Cause = "memory" if is_out_of_memory(error) else "data" if isinstance(error, OSError) else "stage"
         return _failed(job, stage, lease, text, traceback.format_exc(), began, cause)
     except BaseException:  # interrupted: whoever looks next must not take the stage for running
         _release(lease)

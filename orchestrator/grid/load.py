@@ -14,10 +14,10 @@ from orchestrator.grid.errors import GridError, near
 from orchestrator.grid.schema import Column, Grid, Resources, Row, Run, Table, check_section
 from orchestrator.grid.select import select
 from orchestrator.grid.source import Path_, Source, read_override, read_yaml
-from trainables.settings import DATASET_OPTIONS, PRETEXT_SETTINGS, SECTIONS, PretrainSettings
+from trainables.settings import DATASET_OPTIONS, ENCODER_ONLY, PRETEXT_SETTINGS, SECTIONS, PretrainSettings
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
-METRICS = ("dice", "iou", "miou", "accuracy", "dice_eval", "iou_eval", "dice_pooled", "dice_soft")
+METRICS = ("dice", "iou", "miou", "dice_pooled", "dice_soft", "dice_all_foreground", "loss")
 _MODELS: dict[Path_, type[BaseModel]] = {
     (): Grid,
     ("rows", "*"): Row,
@@ -234,6 +234,14 @@ def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
         if row.pretext is not None and row.pretext not in known:
             place = source.place(("rows", number, "pretext"))
             yield GridError(f"{place}: rows.{number}.pretext: no pretext {row.pretext!r}; {near(row.pretext, known)}")
+            return
+        method = grid.pretexts.get(row.pretext or "", {}).get("method", row.pretext)
+        if row.scenario == "seg-enc-dec" and method in ENCODER_ONLY:
+            place = source.place(("rows", number, "scenario"))
+            yield GridError(
+                f"{place}: rows.{number}.scenario: seg-enc-dec takes over a decoder, but {method} trains none; "
+                "expected cls-enc, or another pretext"
+            )
 
 
 def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.plan.keys import canonical
 from trainables.data import DataError, Listing, open_dataset, split, survey
 
 
@@ -47,6 +48,6 @@ def examine(
     try:
         listing = open_dataset(reader, data_root, options)
     except DataError as error:
-        return DataFacts(reader, f"absent:{reader}", absent=str(error))
+        return DataFacts(reader, f"absent:{reader}:{canonical(dict(options))}", absent=str(error))
     found = survey(listing, cache_dir=cache_dir, on_progress=on_progress)
     return DataFacts(reader, found.fingerprint, listing, None, tuple(found.problems), tuple(listing.notes))

@@ -39,7 +39,7 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
     ours, naive = totals["estimated_device_seconds"], totals["naive_device_seconds"]
     saving = f", {naive / ours:.1f} times as much" if ours and not totals["reused"] else ""
     console.print(
-        f"estimated device time: {_hours(ours)}; if every cell pretrained for itself "
+        f"estimated time on one CPU core: {_hours(ours)}; if every cell pretrained for itself "
         f"({totals['naive_pretrain_stages']} pretrain stages): {_hours(naive)}{saving}",
         highlight=False,
         soft_wrap=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -69,6 +70,9 @@ class MlflowWriter(threading.Thread):
         self._missed, self._pause_until = [], 0.0
         for item in left:
             self._try(item)
+        with contextlib.suppress(Exception):  # another run may have written the same stage at the same moment
+            self._tracker.logged()
+            self._tracker.drop_extra()
 
     @property
     def missed(self) -> list[str]:
@@ -87,7 +91,8 @@ class MlflowWriter(threading.Thread):
             self._warned = True
             self._missed.append(item)
             self._logged = None  # a run may be half written
-            self._pause_until = time.monotonic() + PAUSE_SECONDS
+            if not self._tracker.answers():
+                self._pause_until = time.monotonic() + PAUSE_SECONDS
 
     def _write(self, key: str, item: str | Record) -> None:
         if self._logged is None:

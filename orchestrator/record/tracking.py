@@ -56,14 +56,14 @@ class Tracker:
         TrackingError: nothing answers at `uri`, or MLflow refuses it.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
+    def __init__(self, uri: str, experiment: str, *, create: bool = True) -> None:
         self.uri, self.experiment = uri, experiment
         _quiet()
         if uri.startswith(("http://", "https://")):
             _knock(uri)
         self._extra: list[str] = []
         with _one_at_a_time(uri):
-            self._client, self._experiment_id = _connect(uri, experiment)
+            self._client, self._experiment_id = _connect(uri, experiment, create)
 
     def logged(self) -> dict[str, Logged]:
         """The run of every key in the experiment. Where a key has several (two runs of the program at one moment), a
@@ -82,6 +82,15 @@ class Tracker:
                 self._extra.append(old.run_id)
             found[key] = new
         return found
+
+    def answers(self) -> bool:
+        """Whether anybody is there to write to; a database file always is."""
+        try:
+            if self.uri.startswith(("http://", "https://")):
+                _knock(self.uri)
+        except TrackingError:
+            return False
+        return True
 
     def drop_extra(self) -> int:
         """Delete the runs that `logged` found to be second ones of their key. Returns how many."""
@@ -150,7 +159,7 @@ def run_ids(uri: str, experiment: str, keys: Iterable[str]) -> dict[str, str]:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise TrackingError(f"MLflow at {uri}: no such database")
     try:
-        logged = Tracker(uri, experiment).logged()
+        logged = Tracker(uri, experiment, create=False).logged()
     except TrackingError:
         raise
     except Exception as error:
@@ -209,7 +218,7 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
         lock.release()
 
 
-def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+def _connect(uri: str, experiment: str, create: bool) -> tuple[MlflowClient, str]:
     from mlflow.tracking import MlflowClient
 
     try:
@@ -219,6 +228,8 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
             raise TrackingError(
                 f"MLflow at {uri}: experiment {experiment!r} was deleted; restore it or use --experiment"
             )
+        if found is None and not create:
+            raise TrackingError(f"MLflow at {uri}: no experiment {experiment!r}")
         artifacts = None
         if uri.startswith("sqlite:///"):
             artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
@@ -251,6 +262,8 @@ def _tags(record: Record, grids: Iterable[str]) -> dict[str, str]:
 
 def _params(spec: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for name, value in spec.items():
+        if name == "path":
+            continue  # where data lie is no part of what a stage is, and may change between two tries
         if isinstance(value, Mapping):
             yield from _params(value, f"{prefix}{name}.")
         else:

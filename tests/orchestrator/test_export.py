@@ -126,7 +126,7 @@ def test_a_registration_that_cannot_be(made: Store, ask: Any, tmp_path: Path) ->
     argv = ["--export", key, str(tmp_path / "out"), "--register"]
     assert "cannot register 'a/b'" in ask(*argv, "a/b", code=2)
     assert "no such database" in ask(*argv, "a", "--tracking-uri", f"sqlite:///{tmp_path}/no.db", code=2)
-    assert f"no run of stage {key}" in ask(*argv, "a", "--experiment", "another", code=2)
+    assert "no experiment 'another'" in ask(*argv, "a", "--experiment", "another", code=2)
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit) as caught:
         status.main(["--register", "a", "--store", made.uri])

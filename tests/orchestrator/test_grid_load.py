@@ -338,3 +338,14 @@ def test_the_name_of_a_grid_by_name_or_file(tmp_path: Path) -> None:
     assert grid_name("p1-table2") == "p1-table2"
     assert grid_name(write_grid(tmp_path, name="other.yaml")) == "mine"
     assert grid_name(str(tmp_path / "gone.yaml")) == "gone"
+
+
+def test_no_scenario_takes_over_a_decoder_that_its_pretext_does_not_train() -> None:
+    with pytest.raises(GridError, match=r"rows\.1\.scenario: .* simclr trains none"):
+        load_request("p1-table2", overrides=["rows.1.scenario=seg-enc-dec"])
+
+
+@pytest.mark.parametrize("section", ["pretrain", "finetune"])
+def test_a_size_that_the_network_cannot_halve_is_refused(section: str) -> None:
+    with pytest.raises(GridError, match="multiple of 8"):
+        load_request("p1-table2", overrides=[f"{section}.input_size=100"])

@@ -46,7 +46,7 @@ def other_value(cls: type, dial: dataclasses.Field) -> Any:
     if hint is str:
         return default + "x"
     if hint is int:
-        return default + 1
+        return default + int(limits.get("multiple_of", 1))
     return default / 2 if default else limits.get("ge", 0) + 0.25
 
 

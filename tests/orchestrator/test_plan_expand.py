@@ -217,3 +217,13 @@ def test_plan_ids_sort_by_time() -> None:
         ids.append(new_plan_id())
         time.sleep(0.002)
     assert ids == sorted(ids) and len(set(ids)) == 5
+
+
+def test_two_absent_folders_stay_two(tmp_path: Path) -> None:
+    own = ["datasets.a.reader=folder", "datasets.a.path=a", "datasets.b.reader=folder", "datasets.b.path=b"]
+    name = write_grid(tmp_path)
+    request = load_request(
+        name, overrides=[*own, "columns=[{dataset: a, pretext_data: a}, {dataset: b, pretext_data: b}]"]
+    )
+    plan = build([request], tmp_path / "nowhere").plans[0]
+    assert len({cell.key for cell in plan.cells}) == len(plan.cells)

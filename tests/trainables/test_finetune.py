@@ -169,3 +169,10 @@ def test_fraction_of_no_image(context):
 def test_divergence_is_a_stage_error_with_its_step(context):
     with pytest.raises(StageError, match="not finite at step"):
         finetune(spec(learning_rate=1e30, optimizer="sgd", steps=10), context())
+
+
+def test_data_that_are_not_those_of_the_plan_are_refused(tmp_path):
+    context = Context(tmp_path, tmp_path / "work", fingerprint="another")
+    with pytest.raises(DataError, match="not what the plan was made for"):
+        context.check_data("shapes", "this one")
+    context.check_data("shapes", "another")

@@ -144,6 +144,16 @@ def test_no_checkpoint_holds_a_bad_state(tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in state["modules"][0].values())
 
 
+def test_a_network_that_the_last_step_ruined_is_no_result(tmp_path):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=float("inf"))
+    with pytest.raises(Diverged, match="not finite at step 1"):
+        train(
+            model, optimizer, lambda step: {"loss": model(torch.ones(1, 2)).square().mean()}, lambda step: {},
+            steps=1, report_every=1, seed=0, context=Context(tmp_path, tmp_path / "a"),
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD), ("lars", LARS)])
 def test_optimizer_by_name_over_what_is_to_be_trained(name, kind):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))

@@ -108,6 +108,7 @@ def _load(data: Mapping[str, Any], size: int, seed: int, context: Context) -> tu
     listing = open_dataset(data["reader"], context.data_root, data.get("options"))
     found = survey(listing, cache_dir=context.cache_dir)
     found.check()
+    context.check_data(data["reader"], found.fingerprint)
     parts = split(listing, data.get("fraction"), data.get("n_train"), seed)
     load = partial(
         load_stack, listing, size=size, masks=True, fingerprint=found.fingerprint, cache_dir=context.cache_dir

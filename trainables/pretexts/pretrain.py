@@ -92,6 +92,7 @@ def _load(data: Mapping[str, Any], settings: PretrainSettings, context: Context)
         )
     found = survey(listing, cache_dir=context.cache_dir)
     found.check()
+    context.check_data(data["reader"], found.fingerprint)
     return load_stack(
         listing,
         listing.pretrain,
