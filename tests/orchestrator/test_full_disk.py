@@ -19,6 +19,7 @@ from tests.orchestrator.test_run import ROOT, command, environment, metrics
 pytestmark = pytest.mark.durable
 RUN = ["--only", "seed=0", "--set", "pretrain.steps=60", "--set", "run.checkpoint_seconds=0.2"]
 BLOCK = 64 * 1024
+MOST = 60 * 2**20  # never fill more than the small disk, whatever becomes of its mount
 
 
 @pytest.fixture
@@ -52,16 +53,19 @@ class Ballast:
         self._thread = threading.Thread(target=self._keep_full, daemon=True)
         self._thread.start()
 
-    def remove(self) -> None:
+    def stop(self) -> None:
         self._stop.set()
         self._thread.join()
+
+    def remove(self) -> None:
+        self.stop()
         self._path.unlink()
 
     def _fill(self) -> None:
         with self._path.open("ab", buffering=0) as file:
             for size in (BLOCK, 4096, 1):
                 try:
-                    while file.write(b"\0" * size) == size:
+                    while file.tell() < MOST and file.write(b"\0" * size) == size:
                         pass
                 except OSError:
                     continue
@@ -82,7 +86,13 @@ class Ballast:
     ],
 )
 def test_a_disk_that_fills_up(
-    disk: Path, tmp_path: Path, undisturbed: tuple[dict[str, dict], bytes], executor: str, mlflow: str, spare: int
+    request: pytest.FixtureRequest,
+    disk: Path,
+    tmp_path: Path,
+    undisturbed: tuple[dict[str, dict], bytes],
+    executor: str,
+    mlflow: str,
+    spare: int,
 ) -> None:
     folder = disk / "runs"
     more = [*RUN, "--executor", executor]
@@ -94,6 +104,7 @@ def test_a_disk_that_fills_up(
     )  # fmt: skip
     before = wait_for_commits(folder, process, 3)
     ballast = Ballast(disk, spare)
+    request.addfinalizer(ballast.stop)  # before the disk is unmounted
     stdout, stderr = process.communicate(timeout=200)
     says = [line for line in stderr.splitlines() if "space" in line.lower() and not line.startswith("warning: MLflow")]
     assert process.returncode == 1, stderr
