@@ -1,5 +1,5 @@
 # Targets for people: demo, test, check. `make setup` prepares .venv once and again when the pins change.
-# On a machine without a GPU, `make demo TORCH_BACKEND=cpu` leaves the CUDA libraries (3 GB) out.
+# On a machine without a GPU, `make demo TORCH_BACKEND=cpu` leaves the CUDA libraries out.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
