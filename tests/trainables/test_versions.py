@@ -45,7 +45,12 @@ def test_a_stage_depends_on_its_own_strategy_and_what_is_shared():
     assert "trainables.pretexts.conrec" not in found["pretrain/simclr"]
     assert "trainables.pretexts.simclr" not in found["pretrain/conrec"]
     for stage in ("pretrain/simclr", "pretrain/conrec", "pretrain/reconstruction", "finetune"):
-        shared = {"trainables.training", "trainables.randomness", "trainables.settings", "trainables.data.stack"}
+        shared = {
+            "trainables.training",
+            "trainables.randomness",
+            "trainables.settings.training",
+            "trainables.data.stack",
+        }
         assert shared | {"trainables.networks._base", "trainables.data.decode"} <= found[stage]
         assert "trainables.networks.conrec_unet" not in found[stage]  # networks have versions of their own
         assert "trainables.data.pets" not in found[stage]  # what a reader lists is in the fingerprint
@@ -94,10 +99,15 @@ PRETRAINS = {"pretrain/simclr", "pretrain/reconstruction", "pretrain/conrec"}
         ("pretexts/simclr.py", "self.settings = settings", "self.settings = settings  # why", set()),
         ("pretexts/simclr.py", "self.settings = settings", "self.settings = settings or None", {"pretrain/simclr"}),
         ("pretexts/simclr.py", '"""', '"""Another docstring. ', set()),
-        ("settings.py", 'DecodingTask = Literal["recon', 'DecodingTask = Literal["new", "recon', PRETRAINS),
-        ("settings.py", "class SimCLRSettings:", "class SimCLRSettings:\n    new: int = 3", {"pretrain/simclr"}),
-        ("settings.py", "class FinetuneSettings:", "class FinetuneSettings:\n    new: int = 3", {"finetune"}),
-        ("settings.py", "class PetsOptions:", "class PetsOptions:\n    new: int = 3", set()),
+        ("settings/pretexts.py", 'DecodingTask = Literal["recon', 'DecodingTask = Literal["new", "recon', PRETRAINS),
+        (
+            "settings/pretexts.py",
+            "class SimCLRSettings:",
+            "class SimCLRSettings:\n    new: int = 3",
+            {"pretrain/simclr"},
+        ),
+        ("settings/training.py", "class FinetuneSettings:", "class FinetuneSettings:\n    new: int = 3", {"finetune"}),
+        ("settings/datasets.py", "class PetsOptions:", "class PetsOptions:\n    new: int = 3", set()),
         ("pretexts/__init__.py", '    "simclr": SimCLR,', '    "simclr": SimCLR,\n    "new": ConRec,', set()),
         ("data/pets.py", "return ", "return 0 or ", set()),
         ("data/shapes.py", "VERSION = 1", "VERSION = 1.5", {"data/shapes"}),

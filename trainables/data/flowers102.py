@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from trainables.data.listing import DataError, Listing, count_note, find_folder, pictures, read_mat
-from trainables.settings import Flowers102Options
+from trainables.settings.datasets import Flowers102Options
 
 FOLDERS = ("flowers-102", "102flowers", "oxford_flowers102", "oxford_102_flowers")
 HOLDS = "jpg/image_00001.jpg ... and imagelabels.mat"

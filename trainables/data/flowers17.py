@@ -20,7 +20,7 @@ from trainables.data.listing import (
     read_lines,
     read_mat,
 )
-from trainables.settings import Flowers17Options
+from trainables.settings.datasets import Flowers17Options
 
 FOLDERS = ("flowers17", "17flowers", "oxford_flowers17")
 HOLDS = "jpg/image_0001.jpg ... and trimaps/image_0001.png ..."

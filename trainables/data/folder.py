@@ -23,7 +23,7 @@ from trainables.data.listing import (
     pictures,
     read_lines,
 )
-from trainables.settings import FolderOptions
+from trainables.settings.datasets import FolderOptions
 
 HOLDS = "images/, and masks/ with equal stems"
 NAMES = "image names, one a line"

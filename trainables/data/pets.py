@@ -15,7 +15,7 @@ from trainables.data.listing import (
     pictures,
     read_lines,
 )
-from trainables.settings import PetsOptions
+from trainables.settings.datasets import PetsOptions
 
 FOLDERS = ("oxford-iiit-pet", "oxford_pets", "pets")
 HOLDS = "images/*.jpg, annotations/list.txt and annotations/trimaps/*.png"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.data.listing import DataError, Listing
-from trainables.settings import ShapesOptions
+from trainables.settings.datasets import ShapesOptions
 
 VERSION = 1  # raise it when a pixel changes
 

@@ -1,0 +1,49 @@
+"""Every dial of a stage, with the paper's value as its default. No torch here, so that planning stays fast.
+
+Sources: P1 is "Choose the Right Encoder and Skip the Decoder"; conrec is its reference code (CONTRIBUTING, "Sources").
+A value marked *open* is stated nowhere; the reason for ours stands beside it.
+"""
+
+from __future__ import annotations
+
+from trainables.settings._dial import dial, parse
+from trainables.settings.datasets import DATASET_OPTIONS, DatasetOptions
+from trainables.settings.networks import NetworkSettings
+from trainables.settings.pretexts import (
+    ENCODER_ONLY,
+    PRETEXT_SETTINGS,
+    ConRecSettings,
+    DecodingTask,
+    PretextSettings,
+    ReconstructionSettings,
+    SimCLRSettings,
+    parse_pretext,
+)
+from trainables.settings.training import BackendSettings, FinetuneSettings, PretrainSettings
+
+__all__ = [
+    "DATASET_OPTIONS",
+    "ENCODER_ONLY",
+    "PRETEXT_SETTINGS",
+    "SECTIONS",
+    "BackendSettings",
+    "ConRecSettings",
+    "DatasetOptions",
+    "DecodingTask",
+    "FinetuneSettings",
+    "NetworkSettings",
+    "PretextSettings",
+    "PretrainSettings",
+    "ReconstructionSettings",
+    "SimCLRSettings",
+    "dial",
+    "parse",
+    "parse_pretext",
+]
+
+SECTIONS: dict[str, type] = {
+    "network": NetworkSettings,
+    "backend": BackendSettings,
+    "pretrain": PretrainSettings,
+    "finetune": FinetuneSettings,
+}
