@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.command_line import guarded, print_json
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.results.table import Table
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect one grid; the exit code of the process."""
     args = _parser().parse_args(arguments)
@@ -40,6 +43,7 @@ def collect(args: argparse.Namespace) -> int:
         StoreError, ResultsError: the request cannot be met; the text is the message for the user.
     """
     from orchestrator.grid.load import grid_name
+    from orchestrator.plan.diff import standing
     from orchestrator.record.store import open_store
     from orchestrator.results.cells import tidy
     from orchestrator.results.render.terminal import terminal
@@ -49,6 +53,7 @@ def collect(args: argparse.Namespace) -> int:
     plan = store.load_plan(grid_name(args.grid), args.plan)
     keys = sorted({cell["key"] for cell in plan["cells"] if cell.get("key")})
     commits, failures = store.commits(keys), store.failures(keys)
+    failures = standing(failures, store.commits({f["blocked_by"] for f in failures.values() if "blocked_by" in f}))
     run_ids = _run_ids(args, store, keys if commits or failures else [])
     references, warnings = _references(plan)
     cells = tidy(plan, commits, failures, run_ids)
@@ -63,10 +68,8 @@ def collect(args: argparse.Namespace) -> int:
     terminal(table, human)
     print(_summary(counts, files), file=human)
     if args.json:
-        import json
-
         report = {"grid": plan["grid"], "plan": plan["plan"], "profile": plan["profile"], **counts}
-        print(json.dumps({**report, "files": {path.name: str(path) for path in files}, "warnings": warnings}))
+        print_json({**report, "files": {path.name: str(path) for path in files}, "warnings": warnings})
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the entry points share: exit codes, refusals, and a clean stdout for `--json`. Imports nothing heavy."""
+"""What the entry points share: exit codes, refusals, and output that never breaks them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,60 +6,120 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+P = ParamSpec("P")
 FINISHED, INCOMPLETE, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-_json_out: TextIO | None = None
+_json_out: int | None = None
 
 
 class Refused(Exception):
     """The request is wrong; nothing has run."""
 
 
-def human_console() -> Console:
-    """Where people are told things: stderr, so that stdout stays for results."""
+def guarded(main: Callable[P, int]) -> Callable[P, int]:
+    """An entry point whose output cannot break it: a reader that went away (`| head -1`) ends it quietly, a full disk
+    behind stdout with a message, and what a terminal cannot show is shown as escapes."""
+
+    @wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and (stream.encoding or "").lower().replace("-", "") != "utf8":
+                with suppress(AttributeError, ValueError):
+                    stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        code = INCOMPLETE
+        try:
+            code = main(*args, **kwargs)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_stdout()
+        except OutputLost as error:
+            _drop_stdout()
+            print(f"error: {error}", file=sys.stderr)
+            return INCOMPLETE
+        return code
+
+    return run
+
+
+class OutputLost(Exception):
+    """The result was there, but stdout did not take it."""
+
+
+def _drop_stdout() -> None:
+    """Nothing more is written there, also not by Python when it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def human_console(*, stderr: bool = True) -> Console:
+    """Where people are told things: stderr, so that stdout stays for results. One that goes away ends no run."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    class Patient(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+
+    return Patient(stderr=stderr)
 
 
 def say(console: Console, text: object) -> None:
     """Print text as it is: no markup, no colours for numbers, no breaks inside paths."""
-    console.print(str(text), markup=False, highlight=False, soft_wrap=True)
+    try:
+        console.print(str(text), markup=False, highlight=False, soft_wrap=True)
+    except OSError:  # the terminal has gone, or the disk behind it is full
+        console.quiet = True
 
 
 @contextmanager
 def clean_stdout(json_only: bool) -> Iterator[None]:
     """With `--json`, whatever libraries print goes to stderr; the one object is printed by `print_json`."""
     global _json_out
-    if not json_only:
+    if not json_only or sys.stdout is None:
         yield
         return
     sys.stdout.flush()
     try:
-        kept = os.dup(1)
-    except OSError:  # no real stdout (a closed one, or a test's): nothing to keep clean
+        _json_out = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # no real stdout or stderr (a closed one, or a test's): nothing to keep clean
         yield
         return
-    os.dup2(2, 1)
-    _json_out = os.fdopen(kept, "w")
     try:
         yield
     finally:
-        sys.stdout.flush()
-        os.dup2(_json_out.fileno(), 1)
-        _json_out.close()
+        with suppress(OSError):
+            sys.stdout.flush()
+        os.dup2(_json_out, 1)
+        os.close(_json_out)
         _json_out = None
 
 
 def print_json(value: object) -> None:
-    """Print the one object of `--json`."""
-    print(json.dumps(value), file=_json_out or sys.stdout, flush=True)
+    """Print the one object of `--json`. A reader that has gone is no fault.
+
+    Raises:
+        OutputLost: stdout does not take it (a full disk).
+    """
+    text = json.dumps(value) + "\n"
+    try:
+        if _json_out is None:
+            print(text, end="", flush=True)
+            return
+        data = text.encode()
+        while data:  # unbuffered, so that nothing is left to be written again at the end
+            data = data[os.write(_json_out, data) :]
+    except BrokenPipeError:
+        _drop_stdout()
+    except OSError as error:
+        raise OutputLost(f"stdout takes no output: {error.strerror or error}") from error
 
 
 def positive(text: str) -> int:

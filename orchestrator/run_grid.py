@@ -10,6 +10,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlparse
 
 from orchestrator.command_line import (
     FINISHED,
@@ -18,6 +19,7 @@ from orchestrator.command_line import (
     WRONG_REQUEST,
     Refused,
     clean_stdout,
+    guarded,
     human_console,
     positive,
     print_json,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from orchestrator.record.store import Store
 
 SHOWN_FAULTS = 20
+TRACKING = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--store", default="./runs", help="path or s3:// URL of the results (default ./runs)")
     p.add_argument("--tracking-uri", help="MLflow (default $MLFLOW_TRACKING_URI, else SQLite in the store)")
     p.add_argument("--experiment", default="transfergrid", help="MLflow experiment (default transfergrid)")
+    p.add_argument(
+        "--study-storage",
+        default=os.environ.get("TRANSFERGRID_STUDY_STORAGE"),
+        metavar="URL",
+        help="database in which optuna-dashboard finds the studies (default: a journal in a local store)",
+    )
     p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray address (default: a local Ray)")
     p.add_argument("--max-concurrent", type=positive, metavar="N", help="most packs at a time")
     p.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline: this process, no Ray")
@@ -62,26 +71,32 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+@guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    from orchestrator.execute.interrupts import interruptible
+
     args = parser().parse_args(argv)
+    args.begun = False
     began = time.monotonic()
     console = human_console()
     try:
-        with clean_stdout(args.json):
+        with interruptible(), clean_stdout(args.json):
             return _run(args, console, began)
     except Refused as error:
         say(console, f"error: {error}")
         return WRONG_REQUEST
     except KeyboardInterrupt:
-        say(console, "interrupted before anything ran")
+        kept = "interrupted; finished stages are kept, the same command goes on from here"
+        say(console, kept if args.begun else "interrupted before anything ran")
         return INTERRUPTED
 
 
 def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     requests = _requests(args)
     store = _open(args)
-    built = _build(requests, _data_root(args), console)
+    folded = _build(requests, _data_root(args), console)
+    built = _unfold(args, folded, store)
     found = _diff(args, built, store)
     if args.dry_run:
         return _show_plan(args, found, built, console)
@@ -103,6 +118,8 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
         console,
         before=lambda: _save(args, requests, built, store, plan_id),
     )
+    if any(plan.studies for plan in built.plans):
+        _save(args, requests, _unfold(args, folded, store), store, plan_id)  # cells have the keys of winners now
     if args.stage:
         from orchestrator.execute.summary import comparison
 
@@ -117,6 +134,7 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
 def _save(args: argparse.Namespace, requests: list[Request], built: Plans, store: Store, plan_id: str) -> None:
     from orchestrator.plan.build import plan_record
 
+    args.begun = True
     if args.stage:
         return  # a look at one stage is no new plan of the grid
     command = "python -m orchestrator.run_grid " + shlex.join(sys.argv[1:])
@@ -127,17 +145,28 @@ def _save(args: argparse.Namespace, requests: list[Request], built: Plans, store
 def _requests(args: argparse.Namespace) -> list[Request]:
     from orchestrator.grid.errors import GridError
     from orchestrator.grid.load import load_request
+    from orchestrator.results import ResultsError
 
     names = list(dict.fromkeys(args.grids or ["smoke"]))
     try:
         requests = [load_request(n, profile=args.profile, overrides=args.overrides, only=args.only) for n in names]
-    except GridError as error:
+        _refuse_unknown_references(requests)
+    except (GridError, ResultsError) as error:
         raise Refused(error) from None
     called = [request.grid.grid for request in requests]
     twice = [name for name in called if called.count(name) > 1]
     if twice:
         raise Refused(f"two of the files name their grid {twice[0]!r}; results are kept by that name, so change one")
     return requests
+
+
+def _refuse_unknown_references(requests: list[Request]) -> None:
+    """Better told now than by a table without its published values after weeks."""
+    from orchestrator.results.references import load
+
+    for request in requests:
+        if request.grid.references:
+            load(request.grid.references)
 
 
 def _open(args: argparse.Namespace) -> Store:
@@ -154,6 +183,7 @@ def _open(args: argparse.Namespace) -> Store:
 
 def _build(requests: list[Request], data_root: Path, console: Console) -> Plans:
     from orchestrator.plan.build import build
+    from trainables.data import WrongRequest
 
     last = [time.monotonic()]
 
@@ -162,7 +192,23 @@ def _build(requests: list[Request], data_root: Path, console: Console) -> Plans:
             last[0] = time.monotonic()
             say(console, f"checking {reader}: {done} of {total} files")
 
-    return build(requests, data_root, on_progress=progress)
+    try:
+        return build(requests, data_root, on_progress=progress)
+    except WrongRequest as error:
+        raise Refused(error) from None
+
+
+def _unfold(args: argparse.Namespace, built: Plans, store: Store) -> Plans:
+    """The plans with the trials that the store knows."""
+    from dataclasses import replace
+
+    from orchestrator.execute.trials import unfolded
+    from orchestrator.record.store import StoreError
+
+    try:
+        return replace(built, plans=unfolded(built.plans, store, retry_failed=args.retry_failed))
+    except StoreError as error:
+        raise Refused(error) from None
 
 
 def _diff(args: argparse.Namespace, built: Plans, store: Store) -> Diff:
@@ -177,26 +223,27 @@ def _diff(args: argparse.Namespace, built: Plans, store: Store) -> Diff:
         raise Refused(error) from None
     failed = {k: f["error"] for k, f in failures.items() if f["outcome"] == "failed" and f.get("cause") == "stage"}
     found = diff(built.plans, finished, failed)
-    if args.stage:
+    if args.stage is not None:
         matches = [key for key in found.stages if key.startswith(args.stage)]
         if len(matches) != 1:
-            raise Refused(f"--stage {args.stage}: {len(matches)} stages of this plan have such a key; expected one")
+            some = f" ({', '.join(matches[:3])}{', ...' if len(matches) > 3 else ''})" if matches else ""
+            raise Refused(
+                f"--stage {args.stage}: {len(matches)} stages of this plan have such a key{some}; expected one"
+            )
         found = restrict(found, matches[0])
     return found
 
 
 def _refuse_bad_data(built: Plans, found: Diff) -> None:
     """Files that are there and wrong stop everything; absent data stop only when nothing else is left to do."""
-    from orchestrator.execute.summary import root_causes
-
     if built.faults:
         shown = "\n  ".join(built.faults[:SHOWN_FAULTS])
         more = len(built.faults) - SHOWN_FAULTS
         raise Refused(
             f"the data have faults; nothing was run:\n  {shown}" + (f"\n  ... {more} more" if more > 0 else "")
         )
-    if found.keys("blocked") and not found.to_run and not found.keys("reused"):
-        raise Refused("nothing can run:\n  " + "\n  ".join(root_causes(found)))
+    if found.causes and not (found.planned or found.keys("reused") or found.keys("failed")):
+        raise Refused("nothing can run:\n  " + "\n  ".join(found.causes))
 
 
 def _where(args: argparse.Namespace, store: Store) -> Where:
@@ -204,7 +251,13 @@ def _where(args: argparse.Namespace, store: Store) -> Where:
     from orchestrator.record.tracking import default_uri
 
     uri = args.tracking_uri or default_uri(store.folder)
-    return Where(args.executor, args.address, args.max_concurrent, uri, args.experiment)
+    if urlparse(uri).scheme.partition("+")[0] not in TRACKING:
+        raise Refused(
+            f"MLflow at {uri}: no such address; expected http://HOST:PORT, sqlite:///FILE.db or "
+            "postgresql://USER@HOST/NAME"
+        )
+    journal = None if store.folder is None else str(store.folder / "studies" / "optuna.log")
+    return Where(args.executor, args.address, args.max_concurrent, uri, args.experiment, args.study_storage or journal)
 
 
 def _execute(
@@ -219,7 +272,7 @@ def _execute(
 ) -> Report:
     from orchestrator.execute.driver import execute
     from orchestrator.execute.outcome import ClusterError, Job
-    from orchestrator.execute.summary import headline, root_causes
+    from orchestrator.execute.summary import headline
     from orchestrator.execute.view import LineView, LiveView
     from orchestrator.record.store import StoreError
     from orchestrator.record.tracking import TrackingError
@@ -233,11 +286,12 @@ def _execute(
         beat_seconds=min(2.0, run.lease_seconds / 5),
         again=bool(args.stage),
     )
-    for reason in root_causes(found):
+    for reason in found.causes:
         say(console, f"blocked: {reason}")
     say(console, headline(found))
-    live = LiveView(found.to_run, console, store.leases) if console.is_terminal and found.to_run else None
-    view = live or LineView(found.to_run, console)
+    planned = found.planned
+    live = LiveView(planned, console, store.leases) if console.is_terminal and planned else None
+    view = live or LineView(planned, console)
     try:
         with live.shown() if live else nullcontext():
             return execute(

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.command_line import FINISHED, INCOMPLETE, INTERRUPTED, WRONG_REQUEST, human_console, say
+from orchestrator.command_line import (
+    FINISHED,
+    INCOMPLETE,
+    INTERRUPTED,
+    WRONG_REQUEST,
+    guarded,
+    human_console,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.record.store import Store
 
 STALE_SECONDS = 60.0
+SHOWN = 20
 
 
 class Unknown(Exception):
@@ -46,16 +56,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+@guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from rich.console import Console
-
     from orchestrator.record.store import StoreError, open_store
 
     args = parser().parse_args(argv)
     if args.register is not None and not args.export:
         parser().error("--register goes with --export")
-    console = Console(stderr=args.json)
+    console = human_console(stderr=args.json)
     try:
         store = open_store(args.store)
         if args.explain or args.replay:
@@ -66,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
             return _sync(args, store, console)
         return _show(args, store, console)
     except (StoreError, Unknown) as error:
-        say(Console(stderr=True), f"error: {error}")
+        say(human_console(), f"error: {error}")
         return WRONG_REQUEST
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -95,7 +104,7 @@ def _export(args: argparse.Namespace, store: Store, console: Console) -> int:
         except TrackingError as error:
             say(human_console(), f"error: {error}; the files are in {folder} all the same")
     if args.json:
-        print(json.dumps({"key": found.record["key"], "files": [str(f) for f in files], "version": version}))
+        print_json({"key": found.record["key"], "files": [str(f) for f in files], "version": version})
     return FINISHED if version is not None or args.register is None else INCOMPLETE
 
 
@@ -109,7 +118,7 @@ def _sync(args: argparse.Namespace, store: Store, console: Console) -> int:
     except TrackingError as error:
         raise Unknown(error) from None
     if args.json:
-        print(json.dumps({"ended": ended, "not_taken": missed, "tracking_uri": uri}))
+        print_json({"ended": ended, "not_taken": missed, "tracking_uri": uri})
     say(console, f"{ended - missed} of {ended} ended stages are in MLflow at {uri}")
     return INCOMPLETE if missed else FINISHED
 
@@ -126,7 +135,7 @@ def _one_key(args: argparse.Namespace, store: Store, console: Console) -> int:
     parts = differences(stage, other) if other else []
     if args.json:
         like = {"key": other.key, "name": other.name, "differs": parts} if other else None
-        print(json.dumps({"key": stage.key, "name": stage.name, "identity": flat_identity(stage), "similar": like}))
+        print_json({"key": stage.key, "name": stage.name, "identity": flat_identity(stage), "similar": like})
         return 0
     console.print(f"{stage.key}  {stage.kind} {stage.name}", markup=False, highlight=False, soft_wrap=True)
     for name, value in flat_identity(stage).items():
@@ -186,7 +195,7 @@ def _show(args: argparse.Namespace, store: Store, console: Console) -> int:
     while True:
         state = _state(store, record)
         if args.json:
-            print(json.dumps(state))
+            print_json(state)
             return 0
         _print(record, state, console)
         if not args.watch or not state["running"]:
@@ -210,7 +219,7 @@ def _newest_grid(store: Store) -> str:
 
 def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
     from orchestrator.plan.build import restore_plan
-    from orchestrator.plan.diff import diff
+    from orchestrator.plan.diff import diff, standing
 
     plan = restore_plan(record)
     stages = plan.stages
@@ -220,7 +229,7 @@ def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
     fresh = [b for k, b in store.leases().items() if k in stages and _alive(b, now)]
     beats = [b for b in fresh if b["key"] not in finished]
     running = {b["key"] for b in beats}
-    failures = store.failures(stages.keys() - finished - running)
+    failures = standing(store.failures(stages.keys() - finished - running), finished | running)
     failed = {k for k, f in failures.items() if f["outcome"] == "failed"}
     blocked = {k for k, s in stages.items() if s.blocked is not None or k in failures} - finished - running - failed
     waiting = stages.keys() - finished - running - failed - blocked - unneeded
@@ -239,7 +248,10 @@ def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
         "stages": by_state,
         "running": beats,
         "eta_seconds": _eta(store, stages, finished, left, len(running)),
-        "failures": [{"key": k, "name": stages[k].name, "error": f["error"]} for k, f in failures.items()],
+        "failures": [
+            {"key": k, "name": stages[k].name, "outcome": f["outcome"], "error": f["error"]}
+            for k, f in failures.items()
+        ],
     }
 
 
@@ -261,8 +273,14 @@ def _print(record: dict[str, Any], state: dict[str, Any], console: Console) -> N
         console.print(running_table(state["running"]))
     if state["eta_seconds"] is not None:
         console.print(f"about {seconds_text(state['eta_seconds'])} left")
-    for failure in state["failures"][:20]:
+    failed = [f for f in state["failures"] if f["outcome"] == "failed"]
+    for failure in failed[:SHOWN]:
         console.print(f"{failure['name']} ({failure['key']}): {failure['error']}", markup=False, soft_wrap=True)
+    if len(failed) > SHOWN:
+        console.print(f"... and {len(failed) - SHOWN} more failed", highlight=False)
+    causes = Counter(f["error"] for f in state["failures"] if f["outcome"] == "blocked")
+    for error, count in causes.most_common(SHOWN):
+        console.print(f"blocked ({count} stages): {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,16 @@ class Result:
     """What a stage ends with.
 
     metrics: final values, shares as fractions in [0, 1]; weights: tensors by name, on any device, for the stages
-    below; facts: counts and notes as JSON values.
+    below; facts: counts and notes as JSON values; files: pictures and tables by file name; state: what a longer run of
+    the same settings goes on from, where the context asks for it (`Context.keep_state`): tensors, numbers, strings,
+    lists and dicts, as `torch.save` takes them and `torch.load(weights_only=True)` gives them back.
     """
 
     metrics: dict[str, float]
     weights: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    state: dict[str, Any] | None = None
 
 
 class Context:
@@ -50,6 +54,9 @@ class Context:
         checkpoint_seconds: least time between two checkpoints.
         fingerprint: what the data were when the stage was planned; None: not checked.
         cache_dir: node-wide folder for decoded images and manifests; None keeps the default of `trainables.data`.
+        prefix: `Result.state` of a shorter run of the same settings, to go on from.
+        keep_state: the stage is to give its own `Result.state`, since a longer run will go on from it.
+        keep_at: steps whose states are to be kept on the way (`keep`), for runs that end there or go on from there.
     """
 
     def __init__(
@@ -62,6 +69,9 @@ class Context:
         checkpoint_seconds: float = 30.0,
         cache_dir: Path | str | None = None,
         fingerprint: str | None = None,
+        prefix: Mapping[str, Any] | None = None,
+        keep_state: bool = False,
+        keep_at: Collection[int] = (),
     ) -> None:
         self.data_root = Path(data_root)
         self.work_dir = Path(work_dir)
@@ -70,7 +80,10 @@ class Context:
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.fingerprint = fingerprint
         self.history: list[dict[str, float]] = []
+        self.keep_state = keep_state
+        self.keep_at = frozenset(keep_at)
         self._parents = parents or {}
+        self._prefix = prefix
         self._last_save = time.monotonic()
 
     def check_data(self, reader: str, fingerprint: str) -> None:
@@ -112,6 +125,21 @@ class Context:
         saved = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
         self.history = list(saved["history"])
         return dict(saved["state"])
+
+    def prefix_state(self) -> dict[str, Any] | None:
+        """The final state of a shorter run of the same settings, on the CPU; None: start at step 0.
+
+        Where it comes from changes no digit, only how many steps are left. So neither it nor `keep_state` is part of
+        what a result means.
+        """
+        return None if self._prefix is None else dict(self._prefix)
+
+    def keep(self, step: int, state: dict[str, Any]) -> None:
+        """Keep the state of step `step`, one of `keep_at`, as the `prefix_state` of other runs. Here: nowhere."""
+
+    def give_up(self, step: int, value: float) -> bool:
+        """Whether a trial is to stop at this rung, by its objective there. The base class lets all go on."""
+        return False
 
     @property
     def _checkpoint(self) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from trainables.context import Context, Diverged
+from trainables.context import Context, Diverged, StageError
 from trainables.optimizers.lars import LARS
 from trainables.randomness import seed_everything
 from trainables.settings import BackendSettings
@@ -64,6 +65,7 @@ def train(
     context: Context,
     extra_state: Iterable[nn.Module] = (),
     after_step: Callable[[int], None] | None = None,
+    identity: str = "",
 ) -> int:
     """Train `model` for `steps` optimiser steps and report curves at step 0, every `report_every` and at the end.
 
@@ -73,15 +75,19 @@ def train(
         evaluate: step -> metrics of the curve, called with the model in evaluation mode.
         extra_state: modules besides `model` whose state a resume needs (an EMA target, say).
         after_step: called after each optimiser step (an EMA update, say).
+        identity: what the run is, but for its number of steps. The stage's own checkpoint comes first; without one, the
+            final state of a shorter run of the same identity (`Context.prefix_state`) is gone on from. Nothing here
+            depends on `steps` (the learning rate is constant), so the digits are those of a run from step 0.
 
     Returns:
         The step that training was resumed from, 0 for a fresh start.
 
     Raises:
         Diverged: a loss was not finite; names the first such step.
+        StageError: the state to go on from is of other settings, or of more steps.
     """
     modules = [model, *extra_state]
-    state = context.resume()
+    state = context.resume() or _from_prefix(context, steps, report_every, identity)
     start = 0
     if state is not None:
         start = int(state["step"])
@@ -96,8 +102,8 @@ def train(
         model.train()
         context.report(step, {**{f"train_{k}": float(v.detach()) for k, v in losses.items()}, **metrics})
 
-    if start == 0:
-        point(0, {})
+    if start == 0 or (start == steps and context.history[-1]["step"] != steps):
+        point(start, {})  # of a state that was kept between two reports, there is no point yet
     model.train()
     bad = torch.full((), -1, dtype=torch.long, device=context.device)
     for step in range(start, steps):
@@ -119,10 +125,50 @@ def train(
             point(done, losses)
         if saving:
             context.save(_state(done, modules, optimizer))
+        if done in context.keep_at:
+            context.keep(done, _longer(done, modules, optimizer, context, identity))
         context.progress(done, steps)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise Diverged(steps)  # the last update did it, after the last loss was looked at
     return start
+
+
+def final_state(
+    steps: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    context: Context,
+    *,
+    extra_state: Iterable[nn.Module] = (),
+    identity: str = "",
+) -> dict[str, Any]:
+    """The `Result.state` of a run that has ended: all that `train` needs to go on to more steps."""
+    return _longer(steps, [model, *extra_state], optimizer, context, identity)
+
+
+def _longer(
+    step: int, modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer, context: Context, identity: str
+) -> dict[str, Any]:
+    """What a longer run goes on from."""
+    return {**_state(step, modules, optimizer), "history": context.history, "identity": identity}
+
+
+def _from_prefix(context: Context, steps: int, report_every: int, identity: str) -> dict[str, Any] | None:
+    """The state of a shorter run, if there is one; its curve without the points that this run would not have."""
+    state = context.prefix_state()
+    if state is None:
+        return None
+    if state["identity"] != identity:
+        raise StageError(
+            "the run to go on from was trained otherwise; expected equal settings but for the number of steps, but got "
+            f"{state['identity']} for {identity}"
+        )
+    if state["step"] > steps:
+        raise StageError(
+            f"the run to go on from has {state['step']} steps; expected at most {steps}, the steps of this one"
+        )
+    context.history = [p for p in state["history"] if p["step"] % report_every == 0 or p["step"] == steps]
+    return {**state, "optimizer": copy.deepcopy(state["optimizer"])}  # an optimiser works in the tensors it is given
 
 
 def _state(step: int, modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
@@ -36,24 +37,34 @@ class StoreContext(Context):
         )
         self._store, self._stage, self._job, self._lease = store, stage, job, lease
         self._at = (0, 0)
+        self._saved = False
 
     def weights(self, role: str) -> dict[str, Tensor]:
         """The tensors of a parent, from the store."""
         return dict(_parent_weights(self._job.store, self._stage.parents[role]))
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the stage's checkpoint in the store. Raises LeaseLost where the stage is somebody else's by now."""
+        """Replace this holder's checkpoint in the store, and drop those of earlier holders after the first one.
+
+        Raises:
+            LeaseLost: the stage is somebody else's by now, or finished.
+        """
         if self._lease is None:
             return
         self._lease.renew(*self._at)
         buffer = io.BytesIO()
         torch.save({"state": state, "history": self.history}, buffer)
-        self._store.save_checkpoint(self._stage.key, buffer.getvalue())
+        self._store.save_checkpoint(self._stage.key, self._lease.number, buffer.getvalue())
+        if not self._saved:
+            self._store.drop_checkpoints(self._stage.key, upto=self._lease.number - 1)
+        self._saved = True
         self._last_save = time.monotonic()
 
     def resume(self) -> dict[str, Any] | None:
-        """The stage's last checkpoint; one that cannot be read counts as none."""
-        data = self._store.checkpoint(self._stage.key) if self._lease is not None else None
+        """The checkpoint of the last holder; one that cannot be read counts as none."""
+        if self._lease is None:
+            return None
+        data = self._store.checkpoint(self._stage.key, upto=self._lease.number)
         if data is None:
             return None
         try:
@@ -109,5 +120,9 @@ def _parent_weights(store_uri: str, key: str) -> dict[str, Tensor]:
     path = record and record["artifacts"].get("weights")
     if not path:
         raise StageError(f"the store has no weights of the parent stage {key}")
-    tensors: dict[str, Tensor] = load_tensors(store.artifact(path))
+    data = store.artifact(path)
+    try:
+        tensors: dict[str, Tensor] = load_tensors(data)
+    except (SafetensorError, LookupError, ValueError, TypeError) as error:  # a length, a name, a type that is wrong
+        raise store.damaged(path, f"no whole safetensors file: {error}") from error
     return tensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -12,18 +12,30 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.execute.elsewhere import Elsewhere
 from orchestrator.execute.frontier import Frontier
+from orchestrator.execute.interrupts import forgive, interruptible, rearm
 from orchestrator.execute.listener import Listener, View
-from orchestrator.execute.outcome import Job, Outcome
+from orchestrator.execute.outcome import ClusterError, Job, Outcome
+from orchestrator.execute.stall import StallCheck, cluster_words, stalls_told
 from orchestrator.grid.schema import Run
-from orchestrator.plan.diff import Diff
-from orchestrator.plan.stages import Stage
+from orchestrator.plan.diff import KINDS, Diff
+from orchestrator.plan.stages import Stage, Study
+from orchestrator.plan.studies import Trial
 from orchestrator.record.mlflow_writer import MlflowWriter
 from orchestrator.record.reconcile import load
 from orchestrator.record.store import Store, StoreError
 from orchestrator.record.tracking import Tracker
+
+Warn = Callable[[str], None]
+Mirror = Callable[[Study, list[Trial]], None]
+KNOCK_SECONDS = 5.0
+
+
+if TYPE_CHECKING:
+    from orchestrator.execute.studies import Studies
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Where:
     max_concurrent: int | None
     tracking_uri: str
     experiment: str
+    study_storage: str | None = None
 
 
 @dataclass
@@ -59,11 +72,13 @@ def execute(
     run: Run,
     where: Where,
     view: View,
-    warn: Callable[[str], None],
+    warn: Warn,
     *,
     before: Callable[[], object],
 ) -> Report:
     """Run all that `found` says is to run. `before` is called once the preflight has passed.
+
+    An interrupt after that ends the run and is told by the report; one before it is passed on, as nothing has run.
 
     Raises:
         StoreError, TrackingError, ClusterError: the preflight failed; nothing has run.
@@ -71,52 +86,97 @@ def execute(
     store.probe(uuid.uuid4().hex)
     frontier = Frontier(found.to_run, finished=found.keys("reused"))
     report = Report()
-    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
-        connecting = pool.submit(Tracker, where.tracking_uri, where.experiment)
-        ray_is_local = stack.enter_context(_ray(where)) if found.to_run and where.executor == "ray" else None
-        tracker = connecting.result()
-        if ray_is_local:
-            _check_fits(frontier, run)
-        before()
-        writer = MlflowWriter(tracker, _grids(found), lambda key: load(store, key), warn)
-        writer.start()
-        for key in found.keys("reused"):
-            writer.put(key)
-        listener = Listener(view, _Sink(store, writer), probe=lambda: _probe(store))
-        elsewhere = Elsewhere(store, job.run, run.lease_seconds)
-        elsewhere.prepare(frontier)
+    begun: tuple[MlflowWriter, Listener] | None = None
+    with interruptible():
         try:
-            with _terminate_as_interrupt():
-                if ray_is_local is not None:
-                    from orchestrator.execute.ray_tune import run_on_ray
-
-                    run_on_ray(
-                        frontier,
-                        job,
-                        listener,
-                        elsewhere,
-                        run,
-                        local=ray_is_local,
-                        max_concurrent=where.max_concurrent,
-                    )
-                elif found.to_run:
-                    from orchestrator.execute.inline import run_inline
-
-                    run_inline(frontier, job, listener, elsewhere)
+            with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+                connecting = pool.submit(Tracker, where.tracking_uri, where.experiment)
+                ray_is_local = stack.enter_context(_ray(where)) if found.planned and where.executor == "ray" else None
+                tracker = connecting.result()
+                if ray_is_local:
+                    _check_fits(frontier, run)
+                elif ray_is_local is False:
+                    _check_nodes(frontier, store, job, warn)
+                before()
+                grids = _grids(found)
+                writer = MlflowWriter(tracker, grids, lambda key: load(store, key), warn)
+                listener = Listener(view, _Sink(store, writer, frontier), probe=lambda: _probe(store))
+                begun = writer, listener
+                if found.keys("deferred"):
+                    mirror = stack.enter_context(_mirrored(where.study_storage, warn))
+                    studies = listener.feed = _studies(found, store, listener, grids, view, mirror)
+                    studies.begin(frontier)
+                writer.start()
+                _tell_ended_before(found, store, writer, frontier, job)
+                try:
+                    _work(frontier, store, job, run, where, listener, warn, ray_is_local)
+                except KeyboardInterrupt:
+                    _interrupted(report, warn)  # at once: Ray takes a moment to end
         except KeyboardInterrupt:
-            report.interrupted = True
-            warn("interrupted; finished stages are kept, the same command goes on from here")
+            if begun is None:
+                raise
+            _interrupted(report, warn)
+        writer, listener = begun
+        report.stopped = frontier.stopped
+        _finish(report, writer, warn)
+    return _count(report, found, listener)
+
+
+def _work(
+    frontier: Frontier,
+    store: Store,
+    job: Job,
+    run: Run,
+    where: Where,
+    listener: Listener,
+    warn: Warn,
+    ray_is_local: bool | None,
+) -> None:
+    """Run the graph. `ray_is_local`: None without Ray."""
+    elsewhere = Elsewhere(store, job.run, run.lease_seconds)
+    elsewhere.prepare(frontier)
+    there = cluster_words(run) if ray_is_local is False else None
+    with stalls_told(StallCheck(frontier, store, job.run, warn, there)):
+        if ray_is_local is not None:
+            from orchestrator.execute.ray_tune import run_on_ray
+
+            run_on_ray(frontier, job, listener, elsewhere, run, local=ray_is_local, max_concurrent=where.max_concurrent)
+            if frontier.stopped is not None:
+                forgive()  # Ray died, and its watch has interrupted the run
+        elif frontier.stages:
+            from orchestrator.execute.inline import run_inline
+
+            run_inline(frontier, job, listener, elsewhere)
+
+
+def _interrupted(report: Report, warn: Warn) -> None:
+    if not report.interrupted:
+        warn("interrupted; finished stages are kept, the same command goes on from here")
+    report.interrupted = True
+
+
+def _finish(report: Report, writer: MlflowWriter, warn: Warn) -> None:
+    """Let the writer complete MLflow. An interrupt ends the waiting: the store holds all that MLflow then lacks."""
     if writer.waiting > 20:
         warn(f"writing the last {writer.waiting} runs to MLflow")
-    report.not_in_mlflow = len(writer.finish())
-    report.stopped = frontier.stopped
-    return _count(report, found, listener)
+    try:
+        report.not_in_mlflow = len(writer.finish())
+    except KeyboardInterrupt:
+        report.interrupted = True
+        report.not_in_mlflow = len(writer.missed) + writer.waiting
+        warn("interrupted while MLflow was being completed; all results are in the store, nothing is lost")
 
 
 def _check_fits(frontier: Frontier, run: Run) -> None:
     from orchestrator.execute.ray_tune import check_fits
 
     check_fits({stage.kind for stage in frontier.stages.values()}, run)
+
+
+def _check_nodes(frontier: Frontier, store: Store, job: Job, warn: Warn) -> None:
+    from orchestrator.execute.preflight import check_nodes, reads_files
+
+    check_nodes(store, job, needs_data=any(reads_files(stage) for stage in frontier.stages.values()), warn=warn)
 
 
 @contextmanager
@@ -126,14 +186,32 @@ def _ray(where: Where) -> Iterator[bool]:
         # Ray reads this when it is imported: its local processes then listen on the loopback address only.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_health_check_period_ms", "1000")  # a dead raylet is found in seconds
+    _knock(where.address)
     from orchestrator.execute.ray_tune import connect
 
     try:
-        yield connect(where.address)
+        is_local = connect(where.address)
+        rearm()
+        yield is_local
     finally:
         import ray
 
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise ClusterError where nobody listens at HOST:PORT: Ray itself would ask for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and colon and port.isdigit()):
+        return  # none, `auto` or `local`; or nonsense, of which Ray says so at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ClusterError(
+            f"no Ray cluster at {address}: nothing answers ({reason}); start it there, or leave --address (and "
+            "$RAY_ADDRESS) out for a Ray of this machine"
+        ) from error
 
 
 def _probe(store: Store) -> str | None:
@@ -153,11 +231,83 @@ def _grids(found: Diff) -> dict[str, list[str]]:
     return grids
 
 
+@contextmanager
+def _mirrored(storage: str | None, warn: Warn) -> Iterator[Mirror]:
+    """What to tell of studies, so that an Optuna storage shows them."""
+    if storage is None:
+        yield lambda study, trials: None
+        return
+    from orchestrator.execute.study_mirror import StudyMirror
+
+    mirror = StudyMirror(storage, warn)
+    mirror.start()
+    try:
+        yield mirror.put
+    finally:
+        mirror.finish()
+
+
+def _studies(
+    found: Diff, store: Store, listener: Listener, grids: dict[str, list[str]], view: View, mirror: Mirror
+) -> Studies:
+    """The studies that stages of this run wait for."""
+    from orchestrator.execute.studies import Studies  # Optuna, which takes a second to import
+    from orchestrator.execute.trials import read_trials
+
+    waiting = {key: found.stages[key] for key in found.keys("deferred")}
+    awaited = {study for stage in waiting.values() for study in stage.awaits.values()}
+    studies = {study.key: study for plan in found.plans for study in plan.studies.values() if study.key in awaited}
+    for plan in found.plans:
+        for key in plan.studies:
+            grids.setdefault(key, []).append(plan.grid)
+
+    def admitted(stage: Stage, origin: str) -> None:
+        grids[stage.key] = sorted({*grids.get(stage.key, ()), *grids.get(origin, ())})
+        view.added(stage)
+
+    trials = {key: read_trials(store, study) for key, study in studies.items()}
+    return Studies(store, studies.values(), trials, waiting, listener, admitted, mirror)
+
+
+def _tell_ended_before(found: Diff, store: Store, writer: MlflowWriter, frontier: Frontier, job: Job) -> None:
+    """What has ended before the run begins: finished stages, failed ones, and those the data or a failure block.
+
+    Blocked ones are kept in the store too. The key of one on absent data is provisional: it stands for this plan's cell
+    and for nothing else, so that no later run can take it for anything. Its record says so, and `gc` removes it with
+    its plan.
+    """
+    for key in found.keys("reused"):
+        writer.put(key)
+    if job.again:
+        return  # a look at one stage
+    try:
+        known = store.failures([*found.keys("failed"), *found.keys("blocked")])
+        for key in found.keys("failed"):
+            writer.put(known[key])
+        for key in found.keys("blocked"):
+            outcome = Outcome(key, "blocked", error=found.reasons[key], executed=False)
+            record = _blocked(found.stages[key], outcome, found.roots[key])
+            same = ("outcome", "error", "blocked_by")
+            if key in known and all(known[key].get(name) == record[name] for name in same):
+                record = known[key]
+            else:
+                store.fail(record)
+            writer.put(record)
+    except StoreError as error:
+        frontier.stop(str(error))
+
+
+def _blocked(stage: Stage, outcome: Outcome, root: str) -> dict[str, Any]:
+    """The record of a blocked stage. `blocked_by`: the stage at which the cause lies; when that is finished, or the
+    stage itself where its data were absent, the record is out of date."""
+    return {**stage.record(), **outcome.record(), "blocked_by": root, "finished": datetime.now(UTC).isoformat()}
+
+
 class _Sink:
     """Keeps ended stages: blocked ones in the store, all of them in MLflow."""
 
-    def __init__(self, store: Store, writer: MlflowWriter) -> None:
-        self._store, self._writer = store, writer
+    def __init__(self, store: Store, writer: MlflowWriter, frontier: Frontier) -> None:
+        self._store, self._writer, self._frontier = store, writer, frontier
 
     def put(self, stage: Stage, outcome: Outcome) -> None:
         if outcome.outcome == "succeeded":
@@ -166,6 +316,7 @@ class _Sink:
             return
         record = {**stage.record(), **outcome.record(), "finished": datetime.now(UTC).isoformat()}
         if outcome.outcome == "blocked":
+            record = _blocked(stage, outcome, self._frontier.roots[stage.key])
             with contextlib.suppress(StoreError):  # then the store is what failed; the outcome still counts
                 self._store.fail(record)
         self._writer.put(record)
@@ -178,22 +329,8 @@ def _count(report: Report, found: Diff, listener: Listener) -> Report:
     report.failed |= {k: o.error or "" for k, o in ended.items() if o.outcome == "failed"}
     report.blocked = {k: o.error or "" for k, o in ended.items() if o.outcome == "blocked"}
     report.blocked |= {key: found.reasons[key] for key in found.keys("blocked")}
-    kinds = Counter(found.stages[k].kind for k, o in ended.items() if o.executed)
-    report.executed = dict(kinds)
+    kinds = Counter(listener.kinds[k] for k, o in ended.items() if o.executed)
+    report.executed = {kind: kinds[kind] for kind in KINDS}
     report.wasted = sum(o.wasted for o in ended.values())
     report.metrics = {k: o.metrics for k, o in ended.items() if o.outcome == "succeeded"}
     return report
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM (a stopped Ray job) ends a run like Ctrl-C: tidily."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -37,7 +37,7 @@ class Elsewhere:
 
     def worker_died(self, key: str) -> None:
         """A worker of this run has ended: nobody needs to wait for a lease that it held."""
-        number = max(self._store.lease_numbers(key), default=0)
+        number = self._store.latest_lease(key).number
         if number and self._store.lease(key, number).get("run") == self._run:
             self._over[key] = number
 

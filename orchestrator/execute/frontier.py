@@ -9,17 +9,18 @@ from collections.abc import Collection, Mapping
 
 from orchestrator.plan.stages import Stage
 
+SMALL = frozenset({"finetune", "probe", "analysis"})  # kinds that travel in packs
+
 
 class Frontier:
     """The state of a run: what waits, what is ready, what runs, what has ended.
 
     Args:
-        stages: the stages to run, by key.
+        stages: the stages to run, by key, parents before children.
         finished: keys of parents that need not run.
     """
 
     def __init__(self, stages: Mapping[str, Stage], finished: Collection[str] = ()) -> None:
-        self.stages = dict(stages)
         self.running: set[str] = set()
         self.deferred: set[str] = set()  # held by another run
         self.alone: set[str] = set()  # ran out of memory beside others: to be run with a device of its own
@@ -27,21 +28,42 @@ class Frontier:
         self.succeeded: set[str] = set()
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
+        self.roots: dict[str, str] = {}  # blocked stage -> the failed one that it needs
+        self.studies: set[str] = set()  # studies that may still add stages
+        self._finished = set(finished)
         self._children: dict[str, list[str]] = defaultdict(list)
         self._waiting: dict[str, set[str]] = {}
-        for key, stage in self.stages.items():
-            parents = {p for p in stage.parents.values() if p not in finished}
-            stray = parents - self.stages.keys()
+        self._order: dict[str, int] = {}
+        self._path: dict[str, float] = {}
+        self._ready: list[tuple[float, int, str]] = []
+        self.stages: dict[str, Stage] = {}
+        self.add(stages)
+
+    def add(self, stages: Mapping[str, Stage], *, below: float = 0.0) -> None:
+        """Take more stages in, parents before children.
+
+        Args:
+            below: seconds of what will follow them and is not known yet.
+
+        Raises:
+            ValueError: a parent is neither finished nor among the stages.
+        """
+        new = {key: stage for key, stage in stages.items() if key not in self.stages}
+        self.stages |= new
+        for key, stage in new.items():
+            parents = {p for p in stage.parents.values() if p not in self._finished and p not in self.succeeded}
+            stray = {p for p in parents if p not in self.stages}
             if stray:
                 raise ValueError(f"stage {key} needs {sorted(stray)}, which is neither finished nor to run")
             self._waiting[key] = parents
+            self._order[key] = len(self._order)
             for parent in parents:
                 self._children[parent].append(key)
-        self._order = {key: number for number, key in enumerate(self.stages)}
-        self._path = self._critical_paths()
-        self._ready: list[tuple[float, int, str]] = []
-        for key, parents in self._waiting.items():
-            if not parents:
+        for key in reversed(new):
+            longest = max((self._path[child] for child in self._children.get(key, ())), default=below)
+            self._path[key] = self.stages[key].cost + longest
+        for key in new:
+            if not self._waiting[key]:
                 self._push(key)
 
     @property
@@ -49,7 +71,7 @@ class Frontier:
         """True when every stage has ended, or the run was stopped and nothing runs any more."""
         if self.stopped is not None and not self.running:
             return True
-        return len(self.succeeded) + len(self.failed) + len(self.blocked) == len(self.stages)
+        return not self.studies and len(self.succeeded) + len(self.failed) + len(self.blocked) == len(self.stages)
 
     @property
     def ready(self) -> int:
@@ -60,7 +82,7 @@ class Frontier:
         """Take the next pack: the most urgent ready stage, with ready siblings of the same kind and parents beside it.
 
         Args:
-            slots: workers that share what is ready; a pack never takes more than its share, so none of them starves.
+            slots: workers that share what is ready; a pack takes at most half a share, so that none of them starves.
             most: largest pack.
         """
         if not self._ready or self.stopped is not None:
@@ -69,7 +91,8 @@ class Frontier:
         pack = [first]
         if first.key in self.alone:
             return pack
-        size = min(most, math.ceil((len(self._ready) + 1) / max(1, slots)))
+        # Half of a fair share: what follows evens out the ends. With whole ones the first pack, the dearest, ends last.
+        size = min(most, math.ceil((len(self._ready) + 1) / (2 * slots if slots > 1 else 1)))
         skipped = []
         while self._ready and len(pack) < size:
             stage = self._pop()
@@ -85,7 +108,7 @@ class Frontier:
         return pack
 
     def _travels_with(self, stage: Stage, first: Stage) -> bool:
-        like = stage.kind == first.kind and stage.parents == first.parents
+        like = stage.kind == first.kind and stage.parents == first.parents and stage.kind in SMALL
         return like and stage.key not in self.alone and stage.key not in self._children
 
     def succeed(self, key: str) -> None:
@@ -108,10 +131,16 @@ class Frontier:
         while open_keys:
             child = open_keys.pop()
             if child not in self.blocked:
-                self.blocked[child] = cause
+                self.blocked[child], self.roots[child] = cause, key
                 newly.append(child)
                 open_keys.extend(self._children.get(child, ()))
         return newly
+
+    def block(self, stage: Stage, cause: str) -> None:
+        """Take a stage in that can never run, nor anything that needs it."""
+        if stage.key not in self.stages:
+            self.stages[stage.key] = stage
+            self.blocked[stage.key], self.roots[stage.key] = cause, stage.key
 
     def stop(self, reason: str) -> None:
         """Hand out nothing more; what runs may end."""
@@ -154,11 +183,3 @@ class Frontier:
         key = heapq.heappop(self._ready)[2]
         self.running.add(key)
         return self.stages[key]
-
-    def _critical_paths(self) -> dict[str, float]:
-        """Seconds from a stage's start to the end of the longest chain below it. Parents precede children."""
-        path: dict[str, float] = {}
-        for key in reversed(self.stages):
-            below = max((path[child] for child in self._children.get(key, ())), default=0.0)
-            path[key] = self.stages[key].cost + below
-        return path

@@ -15,6 +15,7 @@ def run_inline(frontier: Frontier, job: Job, listener: Listener, elsewhere: Else
     """Run all stages of `frontier` here."""
     while not frontier.done:
         elsewhere.look(frontier, listener)
+        listener.pump(frontier)
         pack = frontier.take()
         if not pack:
             time.sleep(LOOK_SECONDS / 4)  # all that is left is in work elsewhere

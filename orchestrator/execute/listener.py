@@ -9,6 +9,7 @@ from typing import Protocol
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.outcome import Outcome
 from orchestrator.plan.stages import Stage
+from orchestrator.record.store import StoreError
 
 STORE_TRIES = 3
 
@@ -16,8 +17,10 @@ STORE_TRIES = 3
 class View(Protocol):
     """Something that shows a run."""
 
+    def added(self, stage: Stage) -> None: ...
     def started(self, stage: Stage) -> None: ...
     def ended(self, stage: Stage, outcome: Outcome) -> None: ...
+    def preempted(self, stage: Stage, outcome: Outcome) -> None: ...
 
 
 class Sink(Protocol):
@@ -26,13 +29,27 @@ class Sink(Protocol):
     def put(self, stage: Stage, outcome: Outcome) -> None: ...
 
 
+class Feed(Protocol):
+    """Something that adds stages to a running frontier (studies)."""
+
+    def pump(self, frontier: Frontier) -> None: ...
+    def settle(self, frontier: Frontier, outcome: Outcome) -> None: ...
+
+
 class Listener:
     """Passes each outcome on, once, and turns a failure into the blocking of what needs it."""
 
     def __init__(self, view: View, sink: Sink | None = None, probe: Callable[[], str | None] = lambda: None) -> None:
         self.outcomes: dict[str, Outcome] = {}
+        self.kinds: dict[str, str] = {}
         self._view, self._sink, self._probe = view, sink, probe
         self._tries: Counter[str] = Counter()
+        self.feed: Feed | None = None
+
+    def pump(self, frontier: Frontier) -> None:
+        """Called before stages are taken: whoever has more of them may add them now."""
+        if self.feed is not None:
+            self._fed(frontier, lambda feed: feed.pump(frontier))
 
     def started(self, stage: Stage) -> None:
         """A stage was handed to a worker."""
@@ -45,9 +62,14 @@ class Listener:
         if outcome.outcome == "elsewhere":
             frontier.defer(outcome.key)
             return
+        if outcome.outcome == "preempted":
+            frontier.give_back(outcome.key)
+            self._view.preempted(frontier.stages[outcome.key], outcome)
+            return
         if outcome.outcome == "succeeded":
             frontier.succeed(outcome.key)
             self._tell(frontier, outcome)
+            self._fed(frontier, lambda feed: feed.settle(frontier, outcome))
             return
         if self._try_again(frontier, outcome):
             return
@@ -56,6 +78,19 @@ class Listener:
         self._tell(frontier, outcome)
         for key in blocked:
             self._tell(frontier, Outcome(key, "blocked", error=frontier.blocked[key], executed=False))
+        self._fed(frontier, lambda feed: feed.settle(frontier, outcome))
+
+    def blocked(self, frontier: Frontier, key: str) -> None:
+        """A stage can never run."""
+        if key not in self.outcomes:
+            self._tell(frontier, Outcome(key, "blocked", error=frontier.blocked[key], executed=False))
+
+    def _fed(self, frontier: Frontier, call: Callable[[Feed], None]) -> None:
+        try:
+            if self.feed is not None:
+                call(self.feed)
+        except StoreError as error:
+            frontier.stop(str(error))
 
     def _try_again(self, frontier: Frontier, outcome: Outcome) -> bool:
         """What is no fault of the stage: a store that cannot be used stops the run; memory is tried again alone."""
@@ -65,7 +100,7 @@ class Listener:
                 frontier.stop(broken)
             elif self._tries[outcome.key] >= STORE_TRIES:
                 return False
-        elif outcome.cause == "memory":
+        elif outcome.cause in ("memory", "device"):
             if outcome.key in frontier.alone:
                 return False
             frontier.alone.add(outcome.key)
@@ -78,6 +113,7 @@ class Listener:
     def _tell(self, frontier: Frontier, outcome: Outcome) -> None:
         self.outcomes[outcome.key] = outcome
         stage = frontier.stages[outcome.key]
+        self.kinds[outcome.key] = stage.kind
         self._view.ended(stage, outcome)
         if self._sink is not None:
             self._sink.put(stage, outcome)

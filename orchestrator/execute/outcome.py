@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Ending = Literal["succeeded", "failed", "blocked", "elsewhere"]
-Cause = Literal["stage", "data", "memory", "store", "worker"]
+Ending = Literal["succeeded", "failed", "blocked", "preempted", "elsewhere"]
+Cause = Literal["stage", "data", "memory", "device", "store", "worker"]
 
 
 class ClusterError(Exception):
@@ -24,6 +24,7 @@ class Job:
     checkpoint_seconds: float = 30.0
     beat_seconds: float = 2.0
     device: str = "auto"
+    device_share: float = 0.0  # of a GPU that this process is to keep to; 0: not known, not capped
     cache_dir: str | None = None
     again: bool = False  # run a finished stage once more, to compare; its record stays as it is
 
@@ -32,8 +33,9 @@ class Job:
 class Outcome:
     """How a stage ended.
 
-    outcome: `elsewhere` means that another run holds the stage; it has not ended.
-    cause: what a failure is the fault of; only `stage` is for good.
+    outcome: `elsewhere`: another run holds the stage; `preempted`: its worker or node died, and it is tried again. In
+        both cases it has not ended.
+    cause: what a failure is the fault of; only `stage` is for good. `memory` is the host's, `device` a GPU's.
     executed: False where a result was already there. wasted: it ran, but another run had committed it before.
     """
 
@@ -45,6 +47,8 @@ class Outcome:
     wasted: bool = False
     seconds: float = 0.0
     node: str = ""
+    peak_device_bytes: int = 0
+    device_bytes: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import socket
 import time
 import traceback
 import uuid
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from orchestrator.execute.context import StoreContext
+from orchestrator.execute.device_memory import device_facts, limit_device_memory
 from orchestrator.execute.outcome import Cause, Job, Outcome
 from orchestrator.plan.stages import Stage
 from orchestrator.record.leases import Lease, LeaseLost, acquire, holder
 from orchestrator.record.store import Store, StoreError, open_store
-from trainables.context import Result, StageError
+from trainables.context import Context, Result, StageError
 from trainables.data import DataError
 from trainables.stages import STAGES
 
@@ -45,9 +47,11 @@ def run_stage(stage: Stage, job: Job, over: int = 0) -> Outcome:
                 return _from_commit(done)
             if lease is None:
                 return Outcome(stage.key, "elsewhere", executed=False)
-        context = StoreContext(store, stage, job, lease)
+        context = _context(store, stage, job, lease)
         with context.beating():
-            result = STAGES[stage.kind](stage.spec, context)
+            limit_device_memory(context.device, job.device_share)
+            result = _function(stage)(stage.spec, context)
+            result.facts |= device_facts(context.device)
             return _commit(store, stage, result, context.history, began, lease)
     except LeaseLost:
         return Outcome(stage.key, "elsewhere", executed=False)
@@ -59,11 +63,29 @@ def run_stage(stage: Stage, job: Job, over: int = 0) -> Outcome:
         return _failed(job, stage, lease, str(error), "", began, "store")
     except Exception as error:
         text = f"{type(error).__name__}: {error}".strip()
-        cause: Cause = "memory" if is_out_of_memory(error) else "data" if isinstance(error, OSError) else "stage"
+        cause: Cause = "data" if isinstance(error, OSError) else "stage"
+        if is_out_of_memory(error):
+            cause = "device" if isinstance(error, torch.OutOfMemoryError) else "memory"
         return _failed(job, stage, lease, text, traceback.format_exc(), began, cause)
     except BaseException:  # interrupted: whoever looks next must not take the stage for running
         _release(lease)
         raise
+
+
+def _function(stage: Stage) -> Callable[[Mapping[str, Any], Context], Result]:
+    if stage.spec.get("analysis", {}).get("kind") != "study":
+        return STAGES[stage.kind]
+    from orchestrator.execute.sampling import analyse_study  # Optuna, which takes a second to import
+
+    return analyse_study
+
+
+def _context(store: Store, stage: Stage, job: Job, lease: Lease | None) -> StoreContext:
+    if stage.kind != "trial":
+        return StoreContext(store, stage, job, lease)
+    from orchestrator.execute.trial_context import TrialContext
+
+    return TrialContext(store, stage, job, lease)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -82,6 +104,8 @@ def _commit(
     if result.weights:
         tensors = {name: t.detach().cpu().contiguous() for name, t in result.weights.items()}
         artifacts["weights"] = store.put_artifact(stage.key, attempt, "weights.safetensors", save_tensors(tensors))
+    for name, data in result.files.items():
+        artifacts[name] = store.put_artifact(stage.key, attempt, name, data)
     artifacts["history"] = store.put_artifact(stage.key, attempt, "history.json", json.dumps(history).encode())
     record = {
         **stage.record(),
@@ -101,7 +125,7 @@ def _commit(
         store.drop_attempt(stage.key, attempt)
     if lease is not None:
         lease.end()
-        store.drop_checkpoint(stage.key)
+        store.drop_checkpoints(stage.key)
     return _from_commit(record, executed=True, wasted=not created and lease is not None)
 
 
@@ -113,6 +137,8 @@ def _from_commit(record: dict[str, Any], *, executed: bool = False, wasted: bool
         wasted=wasted,
         seconds=record["seconds"],
         node=record["node"],
+        peak_device_bytes=record["facts"].get("peak_device_bytes", 0),
+        device_bytes=record["facts"].get("device_bytes", 0),
         metrics=record["metrics"],
     )
 
@@ -126,7 +152,7 @@ def _failed(job: Job, stage: Stage, lease: Lease | None, error: str, trace: str,
             store = open_store(job.store)
             store.fail({**stage.record(), **outcome.record(), "traceback": trace, "finished": _iso(time.time())})
             if cause == "stage":
-                store.drop_checkpoint(stage.key)
+                store.drop_checkpoints(stage.key, upto=lease.number)  # one that took over meanwhile keeps its own
     _release(lease)
     return outcome
 

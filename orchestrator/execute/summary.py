@@ -6,29 +6,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.execute.driver import Report
-from orchestrator.plan.diff import Diff
+from orchestrator.plan.diff import Diff, profiles
 
 SHOWN_FAILURES = 10
 
 
 def headline(found: Diff) -> str:
     """`108 cells, 114 stages to run, 0 reused`."""
-    parts = [f"{len(found.cells)} cells", f"{len(found.to_run)} stages to run", f"{len(found.keys('reused'))} reused"]
+    parts = [f"{len(found.cells)} cells", f"{len(found.planned)} stages to run", f"{len(found.keys('reused'))} reused"]
     parts += [f"{len(keys)} {state}" for state in ("failed", "blocked") if (keys := found.keys(state))]
     return ", ".join(parts)
-
-
-def root_causes(found: Diff) -> list[str]:
-    """Why stages are blocked, each cause once, without those that only pass a parent's on."""
-    causes = (found.reasons[key] for key in found.keys("blocked"))
-    return list(dict.fromkeys(c for c in causes if not c.startswith(("its pretext", "its parent"))))
 
 
 def totals(found: Diff, report: Report, **about: Any) -> dict[str, Any]:
     """The contract's object of a run; `about` holds plan, wall_seconds, store and tracking_uri."""
     return {
         "grids": [plan.grid for plan in found.plans],
-        "profile": ",".join(dict.fromkeys(plan.profile for plan in found.plans)),
+        "profile": profiles(found),
         "cells": len(found.cells),
         "succeeded": report.succeeded,
         "failed": len(report.failed),
@@ -42,7 +36,7 @@ def totals(found: Diff, report: Report, **about: Any) -> dict[str, Any]:
 
 def ending(found: Diff, report: Report, about: Mapping[str, Any]) -> Iterator[str]:
     """What happened, what failed and why, and which commands show the results."""
-    executed = ", ".join(f"{n} {kind}" for kind, n in report.executed.items()) or "nothing"
+    executed = ", ".join(f"{n} {kind}" for kind, n in report.executed.items() if n) or "nothing"
     counts = f"{report.succeeded} succeeded, {len(report.failed)} failed, {len(report.blocked)} blocked"
     yield f"plan {about['plan']}: {counts}; executed {executed}; {about['wall_seconds']:.0f} s"
     if report.wasted:

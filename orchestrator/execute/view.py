@@ -18,6 +18,7 @@ from orchestrator.execute.outcome import Outcome
 from orchestrator.plan.stages import Stage
 
 SHOWN_RUNNING = 12
+_SHOWN = {"pretrain": ("val_loss_start", "val_loss"), "trial": ("objective",), "analysis": ("best", "trials", "pruned")}
 
 
 class LineView:
@@ -32,6 +33,9 @@ class LineView:
         self._cost_left = sum(stage.cost for stage in stages.values())
         self._cost_done = 0.0
         self._lock = threading.Lock()
+
+    def added(self, stage: Stage) -> None:
+        """Nothing: a study's stages were counted before they were known."""
 
     def started(self, stage: Stage) -> None:
         """Nothing: a line per end is enough."""
@@ -51,6 +55,11 @@ class LineView:
             soft_wrap=True,
         )
 
+    def preempted(self, stage: Stage, outcome: Outcome) -> None:
+        """Print that a stage was lost with its worker; it has not ended."""
+        text = f"{stage.kind} {stage.name}: preempted: {outcome.error}; tried again"
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def eta(self) -> float | None:
         """Seconds left, from the cost done so far; None before anything is done."""
         spent = time.monotonic() - self._began
@@ -64,7 +73,11 @@ class LiveView(LineView):
         self, stages: Mapping[str, Stage], console: Console, leases: Callable[[], Mapping[str, Mapping[str, Any]]]
     ) -> None:
         super().__init__(stages, console)
-        self._stages, self._leases = stages, leases
+        self._stages, self._leases = dict(stages), leases
+
+    def added(self, stage: Stage) -> None:
+        """Show it while it runs."""
+        self._stages[stage.key] = stage
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -120,12 +133,11 @@ def describe(stage: Stage, outcome: Outcome) -> str:
     head = f"{stage.kind} {stage.name}"
     if outcome.outcome != "succeeded":
         return f"{head}: {outcome.outcome.upper()}: {outcome.error}"
-    shown = [
-        f"{name} {outcome.metrics[name]:.4f}"
-        for name in ("dice", "val_loss_start", "val_loss")
-        if name in outcome.metrics
-    ]
-    return f"{head}: {', '.join(shown)} ({seconds_text(outcome.seconds)})"
+    names = _SHOWN.get(stage.kind, ("dice", "miou", "accuracy"))
+    shown = [f"{name.replace('_', ' ')} {outcome.metrics[name]:.4g}" for name in names if name in outcome.metrics]
+    if stage.kind == "trial" and "val_loss_start" not in outcome.metrics:
+        shown.append("given up")
+    return f"{head}: {', '.join([*shown, seconds_text(outcome.seconds)])}"
 
 
 def seconds_text(seconds: float) -> str:

@@ -10,6 +10,12 @@ class GridError(Exception):
     """The request is wrong. Its text is one message for the user."""
 
 
+def short(text: object, most: int = 100) -> str:
+    """A text as part of a message: in one line, and cut where it is long."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
 def near(name: str, allowed: Iterable[str]) -> str:
     """`did you mean 'x'?` where a name is close, else the list of all names."""
     names = sorted(str(n) for n in allowed)

@@ -10,11 +10,34 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestrator.grid.errors import GridError, near
-from orchestrator.grid.schema import Column, Grid, Resources, Row, Run, Table, check_section
+from orchestrator.grid.errors import GridError, near, short
+from orchestrator.grid.schema import (
+    DEFAULT_NETWORK,
+    PRETEXT_SECTIONS,
+    Column,
+    Downstream,
+    Grid,
+    Import,
+    Pruning,
+    Resources,
+    Row,
+    Run,
+    Table,
+    Tune,
+    check_section,
+)
 from orchestrator.grid.select import select
 from orchestrator.grid.source import Path_, Source, read_override, read_yaml
-from trainables.settings import DATASET_OPTIONS, ENCODER_ONLY, PRETEXT_SETTINGS, SECTIONS, PretrainSettings
+from orchestrator.grid.tuning import misfits
+from trainables.settings import (
+    DATASET_OPTIONS,
+    ENCODER_ONLY,
+    NETWORK_SETTINGS,
+    PRETEXT_SETTINGS,
+    SECTIONS,
+    PretrainSettings,
+)
+from trainables.settings.datasets import PREPARE_SETTINGS
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 METRICS = ("dice", "iou", "miou", "dice_pooled", "dice_soft", "dice_all_foreground", "loss")
@@ -25,6 +48,9 @@ _MODELS: dict[Path_, type[BaseModel]] = {
     ("table",): Table,
     ("run",): Run,
     ("run", "resources", "*"): Resources,
+    ("pretexts", "*", "tune"): Tune,
+    ("pretexts", "*", "tune", "objective"): Downstream,
+    ("pretexts", "*", "tune", "pruning"): Pruning,
 }
 # Beginnings of pydantic's error types -> what was expected.
 _EXPECTED = {
@@ -99,6 +125,8 @@ def load_request(
 def _grid_path(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
+        if path.is_dir():
+            raise GridError(f"{name}: this is a folder; expected a grid in YAML, or a built-in name such as smoke")
         if not path.is_file():
             raise GridError(f"{name}: no such file; expected a grid in YAML, or a built-in name such as smoke")
         return path
@@ -151,7 +179,7 @@ def _check(source: Source) -> Grid:
 
 def _explain(error: ValidationError, source: Source, prefix: Path_, names: Sequence[str] = ()) -> GridError:
     """The first fault of a validation as one message."""
-    faults = error.errors(include_url=False)
+    faults = _told_first(error.errors(include_url=False))
     loc = _place_of(faults[0], prefix)
     name = ".".join(str(part) for part in loc)
     where = f"{source.place(loc)}: {name}" if loc else source.place(loc)
@@ -165,7 +193,13 @@ def _explain(error: ValidationError, source: Source, prefix: Path_, names: Seque
     branches = [fault for fault in faults if _place_of(fault, prefix) == loc]
     wanted = " or ".join(dict.fromkeys(_expected(fault) for fault in branches))
     value = faults[0]["input"]
-    return GridError(f"{where}: expected {wanted}, but got {'nothing' if value is None else repr(value)}")
+    return GridError(f"{where}: expected {wanted}, but got {'nothing' if value is None else short(repr(value))}")
+
+
+def _told_first(faults: list[ErrorDetails]) -> list[ErrorDetails]:
+    """An unknown key goes before what is missing because of it; of a mapping that it is no plain word says nothing."""
+    meant = [f for f in faults if not (isinstance(f["input"], Mapping) and str(f["loc"][-1:]).startswith("('literal["))]
+    return sorted(meant or faults, key=lambda fault: fault["type"] != "extra_forbidden")
 
 
 def _place_of(fault: ErrorDetails, prefix: Path_) -> Path_:
@@ -180,7 +214,7 @@ def _expected(fault: ErrorDetails) -> str:
 
 def _is_tag(part: Any) -> bool:
     """Pydantic adds such words for the branches of a union; they are no keys of the file."""
-    return isinstance(part, str) and (part in ("float", "int", "[key]") or part.startswith(("literal[", "function-")))
+    return isinstance(part, str) and (part in ("float", "int", "[key]", "Downstream") or part.startswith(("literal[", "function-")))
 
 
 def _model_at(path: Path_) -> type[BaseModel]:
@@ -193,9 +227,10 @@ def _model_at(path: Path_) -> type[BaseModel]:
 def _meaning(grid: Grid, source: Source) -> Iterator[GridError]:
     """Faults that the shape does not show: names that stand for nothing, sections with wrong dials, equal lines."""
     for section, cls in SECTIONS.items():
-        yield from _section(cls, getattr(grid, section), source, (section,))
+        if section != "network":
+            yield from _section(cls, getattr(grid, section), source, (section,))
+    yield from _networks(grid, source)
     for number, row in enumerate(grid.rows):
-        yield from _section(SECTIONS["network"], {**grid.network, **row.network}, source, ("rows", number, "network"))
         yield from _section(
             SECTIONS["finetune"], {**grid.finetune, **row.finetune}, source, ("rows", number, "finetune")
         )
@@ -205,6 +240,23 @@ def _meaning(grid: Grid, source: Source) -> Iterator[GridError]:
     for value in grid.table.value:
         if value not in METRICS:
             yield GridError(f"{source.place(('table', 'value'))}: no metric {value!r}; {near(value, METRICS)}")
+
+
+def _networks(grid: Grid, source: Source) -> Iterator[GridError]:
+    """Each section about networks with the dials of the one that it names."""
+    usual = grid.network.get("name", DEFAULT_NETWORK)
+    sections: list[tuple[Path_, Any, Mapping[str, Any]]] = [(("network",), usual, grid.network)]
+    sections += [(("networks", name), name, dials) for name, dials in grid.networks.items()]
+    for number, row in enumerate(grid.rows):
+        name = row.network.get("name", usual)
+        inherited = grid.network if name == usual else {}
+        sections.append((("rows", number, "network"), name, {**inherited, **row.network}))
+    for path, name, dials in sections:
+        if not isinstance(name, str) or name not in NETWORK_SETTINGS:
+            where = f"{source.place((*path, 'name'))}: {'.'.join(map(str, path))}"
+            yield GridError(f"{where}: no network {name!r}; {near(str(name), NETWORK_SETTINGS)}")
+            return
+        yield from _section(NETWORK_SETTINGS[name], {"name": name, **dials}, source, path)
 
 
 def _section(cls: type, values: Mapping[str, Any], source: Source, path: Path_) -> Iterator[GridError]:
@@ -217,11 +269,14 @@ def _section(cls: type, values: Mapping[str, Any], source: Source, path: Path_) 
 def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
     for name, entry in grid.pretexts.items():
         method = entry.get("method", name)
+        if method == "imported":
+            yield from _model(Import, entry, source, ("pretexts", name))
+            continue
         if not isinstance(method, str) or method not in PRETEXT_SETTINGS:
             place = source.place(("pretexts", name, "method"))
             yield GridError(f"{place}: pretexts.{name}: no method {method!r}; {near(str(method), PRETEXT_SETTINGS)}")
             return
-        own = {k: v for k, v in entry.items() if k != "pretrain"}
+        own = {k: v for k, v in entry.items() if k not in PRETEXT_SECTIONS}
         yield from _section(PRETEXT_SETTINGS[method], {**own, "method": method}, source, ("pretexts", name))
         dials = entry.get("pretrain", {})
         if not isinstance(dials, Mapping):
@@ -229,6 +284,10 @@ def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
             yield GridError(f"{place}: pretexts.{name}.pretrain: expected a mapping (key: value), but got {dials!r}")
             return
         yield from _section(PretrainSettings, {**grid.pretrain, **dials}, source, ("pretexts", name, "pretrain"))
+        if "prepare" in entry:
+            yield from _prepare(entry["prepare"], source, ("pretexts", name, "prepare"))
+        if "tune" in entry:
+            yield from _tune(entry["tune"], method, own, {**grid.pretrain, **dials}, source, ("pretexts", name, "tune"))
     known = {*grid.pretexts, *PRETEXT_SETTINGS}
     for number, row in enumerate(grid.rows):
         if row.pretext is not None and row.pretext not in known:
@@ -244,6 +303,38 @@ def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
             )
 
 
+def _model(model: type[BaseModel], values: Any, source: Source, path: Path_) -> Iterator[GridError]:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        yield _explain(error, source, path, list(model.model_fields))
+
+
+def _prepare(entry: Any, source: Source, path: Path_) -> Iterator[GridError]:
+    kind = entry.get("kind") if isinstance(entry, Mapping) else None
+    if kind not in PREPARE_SETTINGS:
+        where = f"{source.place((*path, 'kind'))}: {'.'.join(map(str, path))}.kind"
+        yield GridError(f"{where}: no such preparation {kind!r}; {near(str(kind), PREPARE_SETTINGS)}")
+        return
+    yield from _section(PREPARE_SETTINGS[kind], entry, source, path)
+
+
+def _tune(
+    entry: Any, method: str, own: Mapping[str, Any], dials: Mapping[str, Any], source: Source, path: Path_
+) -> Iterator[GridError]:
+    try:
+        tune = Tune.model_validate(entry)
+    except ValidationError as error:
+        yield _explain(error, source, path)
+        return
+    for below, what in misfits(tune, method, own, dials):
+        place = (*path, *below)
+        yield GridError(f"{source.place(place)}: {'.'.join(map(str, place))}: {what}")
+    if isinstance(tune.objective, Downstream):
+        finetune = (*path, "objective", "finetune")
+        yield from _section(SECTIONS["finetune"], tune.objective.finetune, source, finetune)
+
+
 def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
     for name, entry in grid.datasets.items():
         reader = entry.get("reader", name)
@@ -254,10 +345,22 @@ def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
         options = {k: v for k, v in entry.items() if k != "reader"}
         yield from _section(DATASET_OPTIONS[reader], options, source, ("datasets", name))
     known = {*grid.datasets, *DATASET_OPTIONS}
+
+    def from_file(row: Row) -> bool:
+        return bool(grid.pretexts.get(row.pretext or "", {}).get("method") == "imported")
+
     asked: list[tuple[Path_, str]] = [(("columns", i, "dataset"), c.dataset) for i, c in enumerate(grid.columns)]
     asked += [(("columns", i, "pretext_data"), c.pretext_data) for i, c in enumerate(grid.columns) if c.pretext_data]
-    asked += [(("rows", i, "pretext_data"), r.pretext_data) for i, r in enumerate(grid.rows) if r.pretext_data]
+    asked += [
+        (("rows", i, "pretext_data"), r.pretext_data)
+        for i, r in enumerate(grid.rows)
+        if r.pretext_data and not from_file(r)
+    ]
     asked += [(("stand_ins", k), v) for k, v in grid.stand_ins.items()]
+    for name, entry in grid.pretexts.items():
+        objective = entry.get("tune", {}).get("objective")
+        if isinstance(objective, Mapping):
+            asked.append((("pretexts", name, "tune", "objective", "dataset"), objective["dataset"]))
     asked += [(("stand_ins", k), k) for k in grid.stand_ins if k != "*"]
     for path, name in asked:
         where = f"{source.place(path)}: {'.'.join(map(str, path))}"

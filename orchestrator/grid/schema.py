@@ -17,7 +17,10 @@ from pydantic import (
 )
 
 from trainables import settings
+from trainables.settings.datasets import PREPARE_SETTINGS
+from trainables.settings.networks import NETWORK_SETTINGS
 
+DEFAULT_NETWORK = "conrec-unet"
 Scenario = Literal["random-init", "cls-enc", "seg-enc-dec", "seg-enc"]
 NeedsPretext = frozenset({"cls-enc", "seg-enc-dec", "seg-enc"})
 
@@ -60,7 +63,13 @@ def _strict(cls: type) -> type[BaseModel]:
 
 _CHECKS: dict[type, type[BaseModel]] = {
     cls: _strict(cls)
-    for cls in (*settings.SECTIONS.values(), *settings.PRETEXT_SETTINGS.values(), *settings.DATASET_OPTIONS.values())
+    for cls in (
+        *settings.SECTIONS.values(),
+        *settings.PRETEXT_SETTINGS.values(),
+        *settings.DATASET_OPTIONS.values(),
+        *NETWORK_SETTINGS.values(),
+        *PREPARE_SETTINGS.values(),
+    )
 }
 
 
@@ -80,6 +89,10 @@ Number = Annotated[float, BeforeValidator(_no_bool)]
 Fraction = Annotated[Number, Field(gt=0, le=1)]
 Seed = Annotated[Whole, Field(ge=0)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_once)]
+
+
+# Of a pretext's entry in a grid, what is no dial of the method itself.
+PRETEXT_SECTIONS = ("pretrain", "tune", "prepare")
 
 
 class Row(Model):
@@ -141,7 +154,10 @@ class Table(Model):
 
 
 class Resources(Model):
-    """What one stage occupies while it runs. `gpus: auto` is the kind's default where there are GPUs."""
+    """What one stage occupies while it runs.
+
+    `gpus: auto`: where there are GPUs, the share that stages like it were measured to need, at first the kind's usual.
+    """
 
     cpus: Number = Field(1.0, gt=0)
     gpus: Annotated[Number, Field(ge=0)] | Literal["auto"] = "auto"
@@ -153,8 +169,51 @@ class Run(Model):
     checkpoint_seconds: Number = Field(30.0, gt=0)
     pack: Whole = Field(8, ge=1, description="most cells that travel to a worker together")
     lease_seconds: Number = Field(60.0, gt=0, description="how long a silent run keeps its stages from others")
-    max_failures: Whole = Field(2, ge=0, description="how often a stage is tried again after its worker died")
-    resources: dict[Literal["pretrain", "finetune"], Resources] = {}
+    max_failures: Whole = Field(
+        2, ge=0, description="how often a stage is tried again after its worker process died, its node living on"
+    )
+    resources: dict[Literal["prepare", "pretrain", "trial", "import", "finetune", "probe", "analysis"], Resources] = {}
+
+
+class Downstream(Model):
+    """A study's objective: the Dice of a small finetune, on images held out of a dataset's training part."""
+
+    dataset: str
+    fraction: Fraction | None = None
+    scenario: Literal["cls-enc", "seg-enc-dec", "seg-enc"] = "seg-enc"
+    share: Number = Field(0.3, gt=0, lt=1, description="of the training images, those that only validate")
+    finetune: dict[str, Any] = {}
+    seed: Seed = 0
+
+
+class Import(Model):
+    """A pretext whose weights come from a file, see `trainables.data.weight_files`."""
+
+    method: Literal["imported"]
+    format: Literal["torchvision-resnet18", "torchvision-resnet50", "genesis", "transfergrid"]
+    file: str | None = None
+
+
+class Pruning(Model):
+    """When a trial is given up. `least` is the share of the longest length that every trial is trained for."""
+
+    rule: Literal["asha", "hyperband", "median"] = "asha"
+    least: Number = Field(1 / 9, gt=0, lt=1)
+    factor: Whole = Field(3, ge=2)
+
+
+class Tune(Model):
+    """A study over one pretext's settings. Its winner's weights feed the cells."""
+
+    space: str | None = None
+    trials: Whole = Field(ge=1)
+    lengths: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1), AfterValidator(_once)] = [1.0]
+    objective: Literal["validation"] | Downstream = "validation"
+    pruning: Pruning | None = None
+    budget: Number | None = Field(None, gt=0, description="no new trial once all have trained so many full lengths")
+    parallel: Whole | None = Field(None, ge=1, description="trials at a time; default: a quarter of all, at least 2")
+    startup: Whole = Field(5, ge=1, description="trials drawn at random before the sampler learns from them")
+    seed: Seed = 0
 
 
 class Grid(Model):
@@ -175,7 +234,21 @@ class Grid(Model):
     datasets: dict[str, dict[str, Any]] = {}
     stand_ins: dict[str, str] = {}
     network: dict[str, Any] = {}
+    networks: dict[str, dict[str, Any]] = {}
     pretrain: dict[str, Any] = {}
     finetune: dict[str, Any] = {}
     backend: dict[str, Any] = {}
     run: Run = Run()
+
+
+def network_of(grid: Grid, row: Row) -> dict[str, Any]:
+    """The complete settings of a row's network. The grid's `network:` is about the one it names, `networks:` about each.
+
+    Raises:
+        ValidationError: a dial that the network has not, or a wrong value.
+        KeyError: no network of that name.
+    """
+    usual = grid.network.get("name", DEFAULT_NETWORK)
+    name = row.network.get("name", usual)
+    own = grid.network if name == usual else {}
+    return check_section(NETWORK_SETTINGS[name], {"name": name, **grid.networks.get(name, {}), **own, **row.network})

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from orchestrator.grid.errors import GridError
+from orchestrator.grid.errors import GridError, short
 
 Path_ = tuple[str | int, ...]
+MOST_VALUES = 200_000
 
 
 @dataclass
@@ -80,6 +81,7 @@ def read_yaml(path: Path) -> Source:
         raise GridError(f"{path}: cannot be read: it is no UTF-8 text; expected a grid in YAML") from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_multiplied(node, str(path))
         if not isinstance(node, yaml.MappingNode):
             held = "a list" if isinstance(node, yaml.SequenceNode) else "a single value" if node else "nothing"
             raise GridError(f"{path}: expected a mapping of settings (key: value), but the file holds {held}")
@@ -92,6 +94,30 @@ def read_yaml(path: Path) -> Source:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise GridError(f"{path}{line}: not valid YAML: {problem}") from error
+
+
+def _refuse_multiplied(node: yaml.Node | None, where: str) -> None:
+    """Aliases of aliases make a few lines stand for more values than any memory holds."""
+    counted: dict[int, int] = {}
+
+    def count(inner: yaml.Node) -> int:
+        if id(inner) not in counted:
+            counted[id(inner)] = 1 + sum(count(child) for child in _children(inner))
+        return counted[id(inner)]
+
+    if node is not None and (values := count(node)) > MOST_VALUES:
+        shown = f"{values:,}" if values < 1e12 else "countless"
+        raise GridError(f"{where}: it stands for {shown} values (aliases multiply them); at most {MOST_VALUES:,}")
+
+
+def _problem(error: Exception) -> str:
+    return str(getattr(error, "problem", None) or str(error).splitlines()[0])
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def _construct(node: yaml.Node, here: Path_, name: str, places: dict[Path_, str]) -> Any:
@@ -132,15 +158,17 @@ def _scalar(node: yaml.Node, name: str) -> Any:
 def read_override(text: str) -> Source:
     """`a.b=c` of the command line as a tree; the value is read as YAML."""
     name, equals, value = text.partition("=")
+    shown = f"--set {short(text)}"
     words = [part.strip() for part in name.split(".")]
     keys = tuple(int(word) if word.isdecimal() else word for word in words)
     if not equals or not all(words):
-        raise GridError(f"--set {text}: expected KEY=VALUE, for example --set finetune.steps=200")
+        raise GridError(f"{shown}: expected KEY=VALUE, for example --set finetune.steps=200")
     try:
+        _refuse_multiplied(yaml.compose(value, Loader=yaml.SafeLoader), shown)
         parsed = yaml.safe_load(value) if value.strip() else ""
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise GridError(f"--set {text}: the value is not valid YAML: {getattr(error, 'problem', error)}") from error
+        raise GridError(f"{shown}: the value is not valid YAML: {_problem(error)}") from error
     tree: Any = parsed
     for key in reversed(keys):
         tree = {key: tree}
-    return Source(tree, {keys[:end]: f"--set {text}" for end in range(1, len(keys) + 1)})
+    return Source(tree, {keys[:end]: shown for end in range(1, len(keys) + 1)})

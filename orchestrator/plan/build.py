@@ -11,9 +11,9 @@ from typing import Any
 
 from orchestrator.grid.load import Request
 from orchestrator.plan.data import DataFacts, examine
-from orchestrator.plan.expand import data_specs, expand, stand_ins_used
+from orchestrator.plan.expand import data_specs, expand, stand_ins_used, weight_specs
 from orchestrator.plan.keys import canonical
-from orchestrator.plan.stages import Cell, Plan, Stage
+from orchestrator.plan.stages import Cell, Plan, Stage, Study
 
 RecordT = dict[str, Any]
 Progress = Callable[[str, int, int], None]  # reader, files done, files to decode
@@ -32,7 +32,8 @@ def build(
     requests: Sequence[Request], data_root: Path, *, cache_dir: Path | None = None, on_progress: Progress | None = None
 ) -> Plans:
     """Examine every dataset once and expand every grid."""
-    specs = {canonical(spec): spec for request in requests for spec in data_specs(request.grid)}
+    asked = [spec for request in requests for spec in (*data_specs(request.grid), *weight_specs(request.grid))]
+    specs = {canonical(spec): spec for spec in asked}
     facts: dict[str, DataFacts] = {}
     for name, spec in specs.items():
         reader = spec["reader"]
@@ -71,10 +72,14 @@ def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str, dat
         "table": grid.table.model_dump(mode="json"),
         "cells": [asdict(cell) for cell in plan.cells],
         "stages": {key: stage.record() for key, stage in plan.stages.items()},
+        "studies": {key: study.record() for key, study in plan.studies.items()},
+        "wanted": list(plan.wanted),
     }
 
 
 def restore_plan(record: RecordT) -> Plan:
     """The plan that a stored record holds."""
     stages = {key: Stage.from_record(stage) for key, stage in record["stages"].items()}
-    return Plan(record["grid"], record["profile"], tuple(Cell(**cell) for cell in record["cells"]), stages)
+    studies = {key: Study.from_record(study) for key, study in record.get("studies", {}).items()}
+    cells, wanted = tuple(Cell(**cell) for cell in record["cells"]), tuple(record.get("wanted", ()))
+    return Plan(record["grid"], record["profile"], cells, stages, (), studies, wanted)

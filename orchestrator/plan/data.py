@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan.keys import canonical
-from trainables.data import DataError, Listing, open_dataset, split, survey
+from trainables.data import AbsentData, DataError, Listing, WrongRequest, open_dataset, survey
+from trainables.data.split import training_size
+from trainables.data.weight_files import weight_file
+
+WEIGHTS = "weights "  # stands before the format where a file of weights is examined like data
 
 
 @dataclass(frozen=True)
 class DataFacts:
     """One dataset as the machine sees it.
 
-    absent: why it cannot be used at all (missing, empty); stages on it are blocked.
+    absent: why it cannot be used at all (missing, empty, not listable); stages on it are blocked.
     faults: files that are there and wrong; nothing runs before they are mended.
     """
 
@@ -31,9 +35,22 @@ class DataFacts:
         if self.listing is None:
             return literal, self.absent
         try:
-            return len(split(self.listing, fraction, literal, seed=0).train), None
+            return training_size(self.listing, fraction, literal), None
         except DataError as error:
             return literal, str(error)
+
+    def evaluated(self, n_train: int | None) -> int:
+        """How many images evaluate where `n_train` train, as `trainables.data.split` divides them; 0 where unknown."""
+        if self.listing is None:
+            return 0
+        return len(self.listing.pool) - (n_train or 0) if self.listing.pool else len(self.listing.evaluation)
+
+
+def _examine_weights(name: str, options: Mapping[str, Any], data_root: Path, cache_dir: Path | None) -> DataFacts:
+    try:
+        return DataFacts(f"{WEIGHTS}{name}", weight_file(data_root, name, options, cache_dir=cache_dir)[1])
+    except DataError as error:
+        return DataFacts(f"{WEIGHTS}{name}", f"absent:{name}:{canonical(dict(options))}", absent=str(error))
 
 
 def examine(
@@ -44,10 +61,20 @@ def examine(
     cache_dir: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DataFacts:
-    """Find a dataset below `data_root`, decode every file once (cached), and fingerprint it."""
+    """Find a dataset below `data_root`, decode every file once (cached), and fingerprint it.
+
+    Raises:
+        WrongRequest: the options ask for what cannot be, whatever the data hold.
+    """
+    if reader.startswith(WEIGHTS):
+        return _examine_weights(reader.removeprefix(WEIGHTS), options, data_root, cache_dir)
     try:
-        listing = open_dataset(reader, data_root, options)
+        listing = open_dataset(reader, data_root, options, cache_dir=cache_dir)
+    except WrongRequest:
+        raise
     except DataError as error:
-        return DataFacts(reader, f"absent:{reader}:{canonical(dict(options))}", absent=str(error))
+        faults = () if isinstance(error, AbsentData) else (str(error),)
+        key = f"absent:{reader}:{canonical(dict(options))}"
+        return DataFacts(reader, key, absent=str(error), faults=faults)
     found = survey(listing, cache_dir=cache_dir, on_progress=on_progress)
     return DataFacts(reader, found.fingerprint, listing, None, tuple(found.problems), tuple(listing.notes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestrator.plan.stages import Cell, Plan, Stage
@@ -18,12 +18,17 @@ class Diff:
     """Every stage of one or several plans with its state.
 
     `unneeded`: unfinished, and none that could run needs it. `failed`: by its own fault, in an earlier run.
+
+    Attributes:
+        reasons: of each failed or blocked stage, why, for people.
+        roots: of each blocked stage the one at which the cause lies: itself, or the highest blocked or failed ancestor.
     """
 
     plans: tuple[Plan, ...]
     stages: dict[str, Stage]
     states: dict[str, State]
     reasons: dict[str, str]
+    roots: dict[str, str] = field(default_factory=dict)
 
     def keys(self, state: State) -> list[str]:
         """The stages in a state, parents before children."""
@@ -31,8 +36,26 @@ class Diff:
 
     @property
     def to_run(self) -> dict[str, Stage]:
-        """The stages to run, parents before children."""
-        return {key: self.stages[key] for key in self.keys("to_run")}
+        """The stages that could be run as they are, parents before children."""
+        return {key: self.stages[key] for key in self.keys("to_run") if self.stages[key].proposed}
+
+    @property
+    def planned(self) -> dict[str, Stage]:
+        """All that a run will have to do, also what its studies are still to propose and to decide."""
+        states = ("to_run", "deferred")
+        return {key: self.stages[key] for key, state in self.states.items() if state in states}
+
+    @property
+    def causes(self) -> dict[str, list[str]]:
+        """Why stages are blocked by the data: each cause once, with the stages that it blocks.
+
+        What a stage failed in an earlier run blocks is no cause of its own: the failure is.
+        """
+        found: dict[str, list[str]] = {}
+        for key in self.keys("blocked"):
+            if self.stages[key].blocked is not None or self.states[self.roots[key]] == "blocked":
+                found.setdefault(self.reasons[key], []).append(key)
+        return found
 
     @property
     def cells(self) -> dict[str, Cell]:
@@ -51,8 +74,10 @@ def diff(plans: Sequence[Plan], finished: Collection[str], failed: Mapping[str, 
     for plan in plans:
         for key, stage in plan.stages.items():
             stages.setdefault(key, stage)
+    trials = _trials(stages)
     needed: set[str] = set()
     open_keys = [cell.key for plan in plans for cell in plan.cells if cell.constant is None]
+    open_keys += [key for plan in plans for key in plan.wanted]
     while open_keys:
         key = open_keys.pop()
         if key in needed or key in finished:
@@ -61,33 +86,53 @@ def diff(plans: Sequence[Plan], finished: Collection[str], failed: Mapping[str, 
         parents = stages[key].parents.values()
         # A blocked stage cannot use what runs below it; its blocked parents stay in view, as they are the cause.
         open_keys.extend(p for p in parents if stages[key].blocked is None or stages[p].blocked is not None)
+        open_keys.extend(trial for study in stages[key].awaits.values() for trial in trials.get(study, ()))
     states: dict[str, State] = {}
     reasons: dict[str, str] = {}
+    roots: dict[str, str] = {}
     for key, stage in stages.items():
-        blocked_by = stage.blocked or _failed_parent(stage, stages, states, reasons)
+        root = _root(stage, states, roots)
         if key in finished:
             states[key] = "reused"
         elif key not in needed:
             states[key] = "unneeded"
-        elif blocked_by is not None:
-            states[key], reasons[key] = "blocked", blocked_by
+        elif root is not None:
+            states[key], roots[key] = "blocked", root
+            reasons[key] = stage.blocked or _inherited(stages[root], reasons[root], states[root])
         elif failed and key in failed:
             states[key], reasons[key] = "failed", failed[key]
+        elif stage.awaits:
+            states[key] = "deferred"
         else:
             states[key] = "to_run"
-    return Diff(tuple(plans), stages, states, reasons)
+    return Diff(tuple(plans), stages, states, reasons, roots)
 
 
-def _failed_parent(
-    stage: Stage, stages: Mapping[str, Stage], states: Mapping[str, State], reasons: Mapping[str, str]
-) -> str | None:
-    """Why a stage cannot run because of a parent that failed in an earlier run."""
+def _trials(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
+    """The trials of each study."""
+    found: dict[str, list[str]] = {}
+    for key, stage in stages.items():
+        if stage.study is not None:
+            found.setdefault(stage.study, []).append(key)
+    return found
+
+
+def _root(stage: Stage, states: Mapping[str, State], roots: Mapping[str, str]) -> str | None:
+    """The stage at which lies why `stage` cannot run; None where it can. Its parents have been judged before it."""
     for parent in stage.parents.values():
-        if states.get(parent) == "failed":
-            return f"its parent {stages[parent].name!r} failed: {reasons[parent]}"
-        if states.get(parent) == "blocked":
-            return reasons[parent]
-    return None
+        if states.get(parent) in ("blocked", "failed"):
+            return roots.get(parent, parent)
+    return stage.key if stage.blocked is not None else None
+
+
+def _inherited(root: Stage, reason: str, state: State) -> str:
+    """What a stage says whose cause lies at an ancestor."""
+    return f"its parent {root.name!r} failed: {reason}" if state == "failed" else reason
+
+
+def standing(failures: Mapping[str, dict[str, Any]], overcome: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Of recorded failures those that still hold: not of a stage that was blocked by one of `overcome`."""
+    return {key: record for key, record in failures.items() if record.get("blocked_by", key) not in overcome}
 
 
 def restrict(found: Diff, key: str) -> Diff:
@@ -99,35 +144,42 @@ def restrict(found: Diff, key: str) -> Diff:
         waiting.extend(p for p in found.stages[current].parents.values() if found.states[p] != "reused")
     states: dict[str, State] = {}
     reasons: dict[str, str] = {}
+    roots: dict[str, str] = {}
     for k, state in found.states.items():
         blocked = found.stages[k].blocked
         if k not in wanted:
             states[k] = "unneeded" if state in ("to_run", "blocked") else state
         elif blocked is not None and state != "reused":
-            states[k], reasons[k] = "blocked", blocked
+            states[k], reasons[k], roots[k] = "blocked", blocked, found.roots.get(k, k)
         else:
             states[k] = "to_run"
-    return Diff(found.plans, found.stages, states, reasons)
+    return Diff(found.plans, found.stages, states, reasons, roots)
 
 
 def summary(found: Diff) -> dict[str, Any]:
     """The totals of the contract's `--dry-run --json`, for all plans together and for each alone."""
-    totals = {"profile": found.plans[0].profile, **_totals(found)}
+    totals = {"profile": profiles(found), **_totals(found)}
     each = [{"grid": plan.grid, **_totals(_part(found, plan))} for plan in found.plans]
     return {**totals, "grids": each}
+
+
+def profiles(found: Diff) -> str:
+    """The profile of the plans; of several grids with their own ones `mini,paper`."""
+    return ",".join(dict.fromkeys(plan.profile for plan in found.plans))
 
 
 def _part(found: Diff, plan: Plan) -> Diff:
     states = {key: found.states[key] for key in plan.stages}
     reasons = {key: reason for key, reason in found.reasons.items() if key in plan.stages}
-    return Diff((plan,), dict(plan.stages), states, reasons)
+    roots = {key: root for key, root in found.roots.items() if key in plan.stages}
+    return Diff((plan,), dict(plan.stages), states, reasons, roots)
 
 
 def _totals(found: Diff) -> dict[str, Any]:
     kinds = Counter(stage.kind for stage in found.stages.values())
     states = Counter(found.states.values())
-    cells = found.cells
-    naive = [_trained_ancestors(found, key) for key in cells]
+    cells, trials = found.cells, _trials(found.stages)
+    naive = [_trained_ancestors(found, key, trials) for key in cells]
     return {
         "cells": len(cells),
         "stages": {kind: kinds.get(kind, 0) for kind in KINDS},
@@ -137,7 +189,7 @@ def _totals(found: Diff) -> dict[str, Any]:
         "blocked": states["blocked"],
         "deferred": states["deferred"],
         "naive_pretrain_stages": sum(len(ancestors) for ancestors in naive),
-        "estimated_device_seconds": round(sum(stage.cost for stage in found.to_run.values()), 1),
+        "estimated_device_seconds": round(sum(stage.cost for stage in found.planned.values()), 1),
         "naive_device_seconds": round(
             sum(
                 found.stages[key].cost + sum(found.stages[a].cost for a in ancestors)
@@ -149,13 +201,15 @@ def _totals(found: Diff) -> dict[str, Any]:
     }
 
 
-def _trained_ancestors(found: Diff, key: str) -> set[str]:
-    """The pretrain stages below a cell, itself not counted."""
+def _trained_ancestors(found: Diff, key: str, trials: Mapping[str, list[str]]) -> set[str]:
+    """The pretrain stages below a cell, itself not counted; of a study all trials."""
     ancestors: set[str] = set()
-    waiting = list(found.stages[key].parents.values())
+    waiting = [key]
     while waiting:
-        parent = waiting.pop()
-        if parent not in ancestors:
-            ancestors.add(parent)
-            waiting.extend(found.stages[parent].parents.values())
+        stage = found.stages[waiting.pop()]
+        studies = {*stage.awaits.values(), *([stage.study] if stage.study else [])}
+        for parent in [*stage.parents.values(), *(trial for study in studies for trial in trials[study])]:
+            if parent not in ancestors:
+                ancestors.add(parent)
+                waiting.append(parent)
     return {a for a in ancestors if found.stages[a].kind in ("pretrain", "trial")}

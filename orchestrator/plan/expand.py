@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from orchestrator.grid.schema import Column, Grid, Row, check_section
+from orchestrator.grid.schema import (
+    PRETEXT_SECTIONS,
+    Column,
+    Downstream,
+    Grid,
+    Import,
+    Row,
+    Tune,
+    check_section,
+    network_of,
+)
 from orchestrator.plan.cost import device_seconds
-from orchestrator.plan.data import DataFacts
+from orchestrator.plan.data import WEIGHTS, DataFacts
 from orchestrator.plan.keys import canonical, stage_key
-from orchestrator.plan.stages import Cell, Labels, Plan, Stage
+from orchestrator.plan.stages import Cell, Labels, Plan, Stage, Study
+from orchestrator.plan.studies import lengths, objective_of, rungs, study_key, trial_cost
+from trainables.data import WrongRequest
 from trainables.settings import DATASET_OPTIONS, PRETEXT_SETTINGS, SECTIONS, PretrainSettings
+from trainables.settings.datasets import PREPARE_SETTINGS
 
 DataSpec = dict[str, Any]
 FactsOf = Callable[[DataSpec], DataFacts]
@@ -39,9 +53,44 @@ def stand_ins_used(grid: Grid) -> dict[str, str]:
 
 def data_specs(grid: Grid) -> list[DataSpec]:
     """All datasets that a grid touches, each once."""
-    ids = [d for row in grid.rows for column in grid.columns for d in (_source(row, column), column.dataset) if d]
-    specs = {canonical(spec): spec for spec in (data_spec(grid, d) for d in dict.fromkeys(ids))}
+    specs = {canonical(spec): spec for spec in (data_spec(grid, d) for d in _datasets(grid))}
     return list(specs.values())
+
+
+def _datasets(grid: Grid) -> list[str]:
+    """The ids of all data sets that a grid touches, each once."""
+    ids = [d for row in grid.rows for column in grid.columns for d in (_read(grid, row, column), column.dataset) if d]
+    objectives = [tune_of(grid, row.pretext).objective for row in grid.rows if row.pretext and tuned(grid, row.pretext)]
+    return list(dict.fromkeys(ids + [o.dataset for o in objectives if isinstance(o, Downstream)]))
+
+
+def weight_specs(grid: Grid) -> list[DataSpec]:
+    """The weight files that a grid imports, in the form of data."""
+    return [_weights(import_of(grid, row.pretext)) for row in grid.rows if row.pretext and imported(grid, row.pretext)]
+
+
+def imported(grid: Grid, pretext: str) -> bool:
+    """True where a pretext's weights come from a file."""
+    return bool(grid.pretexts.get(pretext, {}).get("method") == "imported")
+
+
+def import_of(grid: Grid, pretext: str) -> Import:
+    """The file that a grid takes a pretext's weights from."""
+    return Import.model_validate(grid.pretexts[pretext])
+
+
+def _weights(asked: Import) -> DataSpec:
+    return {"reader": f"{WEIGHTS}{asked.format}", "options": {"file": asked.file or ""}}
+
+
+def tuned(grid: Grid, pretext: str) -> bool:
+    """True where a pretext's settings are found by a study."""
+    return "tune" in grid.pretexts.get(pretext, {})
+
+
+def tune_of(grid: Grid, pretext: str) -> Tune:
+    """The study that a grid asks for over a pretext's settings."""
+    return Tune.model_validate(grid.pretexts[pretext]["tune"])
 
 
 def expand(grid: Grid, profile: str, facts_of: FactsOf) -> Plan:
@@ -53,27 +102,31 @@ def _source(row: Row, column: Column) -> str | None:
     return (row.pretext_data or column.pretext_data) if row.pretext else None
 
 
+def _read(grid: Grid, row: Row, column: Column) -> str | None:
+    """The data set that a row's pretext is trained on; none where its weights come from a file."""
+    return None if row.pretext and imported(grid, row.pretext) else _source(row, column)
+
+
 class _Expansion:
     def __init__(self, grid: Grid, profile: str, facts_of: FactsOf) -> None:
         self.grid, self.profile = grid, profile
         self.facts_of = facts_of
         self.backend = check_section(SECTIONS["backend"], grid.backend)
         self.stages: dict[str, Stage] = {}
-        self._data = {d: data_spec(grid, d) for c in grid.columns for d in (c.dataset, *self._sources(c))}
+        self._data = {d: data_spec(grid, d) for d in _datasets(grid)}
         self._facts = {d: facts_of(spec) for d, spec in self._data.items()}
-        self._pretrains: dict[tuple[str, str, str], Stage] = {}
+        self.studies: dict[str, Study] = {}
+        self._noted: list[str] = []
+        self._pretrains: dict[tuple[str, str, str], Stage | Study] = {}
         self._sizes: dict[tuple[str, float | None], tuple[int | None, str | None]] = {}
-
-    def _sources(self, column: Column) -> list[str]:
-        return [source for row in self.grid.rows if (source := _source(row, column)) is not None]
 
     def plan(self) -> Plan:
         cells = [cell for row in self.grid.rows for column in self.grid.columns for cell in self._cells(row, column)]
-        notes = tuple(dict.fromkeys(note for facts in self._facts.values() for note in facts.notes))
-        return Plan(self.grid.grid, self.profile, tuple(cells), self.stages, notes)
+        notes = tuple(dict.fromkeys([*(n for facts in self._facts.values() for n in facts.notes), *self._noted]))
+        return Plan(self.grid.grid, self.profile, tuple(cells), self.stages, notes, self.studies)
 
     def _cells(self, row: Row, column: Column) -> list[Cell]:
-        network = check_section(SECTIONS["network"], {**self.grid.network, **row.network})
+        network = network_of(self.grid, row)
         dials = check_section(SECTIONS["finetune"], {**self.grid.finetune, **row.finetune})
         source = _source(row, column)
         parent = self._pretrain(row.pretext, source, network) if row.pretext and source else None
@@ -118,13 +171,18 @@ class _Expansion:
             self._sizes[asked] = self._facts[column.dataset].train_size(fraction, literal)
         return self._sizes[asked]
 
-    def _pretrain(self, pretext: str, source: str, network: dict[str, Any]) -> Stage:
+    def _pretrain(self, pretext: str, source: str, network: dict[str, Any]) -> Stage | Study:
         cached = (pretext, source, canonical(network))
-        if cached in self._pretrains:
-            return self._pretrains[cached]
+        if cached not in self._pretrains:
+            self._pretrains[cached] = self._new_pretrain(pretext, source, network)
+        return self._pretrains[cached]
+
+    def _new_pretrain(self, pretext: str, source: str, network: dict[str, Any]) -> Stage | Study:
+        if imported(self.grid, pretext):
+            return self._import(pretext, source, network)
         entry = self.grid.pretexts.get(pretext, {})
         method = entry.get("method", pretext)
-        own = {k: v for k, v in entry.items() if k != "pretrain"}
+        own = {k: v for k, v in entry.items() if k not in PRETEXT_SECTIONS}
         spec = {
             "pretext": check_section(PRETEXT_SETTINGS[method], {**own, "method": method}),
             "network": network,
@@ -136,9 +194,102 @@ class _Expansion:
         actual = stand_in(self.grid, source)
         labels: Labels = {"pretext": pretext, "pretext_data": actual, "network": network["name"]}
         labels |= {"seed": self.grid.pretrain_seed, "model": None, "scenario": None, "dataset": actual}
-        stage = self._stage("pretrain", spec, {}, source, f"{pretext} | {actual}", labels, self._facts[source].absent)
-        self._pretrains[cached] = stage
-        return stage
+        name, blocked, parents = f"{pretext} | {actual}", self._facts[source].absent, dict[str, str]()
+        if "prepare" in entry:
+            prepared = self._prepare(entry["prepare"], spec, source)
+            parents, blocked = {"data": prepared.key}, prepared.blocked
+            spec["data"] = {**self._data[source], "prepared": True}
+        if tuned(self.grid, pretext):
+            study = self._study(tune_of(self.grid, pretext), spec, parents, source, name, labels, blocked)
+            return self.studies.setdefault(study.key, study)
+        return self._stage("pretrain", spec, parents, self._facts[source], name, labels, blocked)
+
+    def _prepare(self, dials: Mapping[str, Any], pretrain: Mapping[str, Any], source: str) -> Stage:
+        """The stage that makes what a pretext is trained on. Its pictures have the side that the pretext takes."""
+        cls = PREPARE_SETTINGS[dials["kind"]]
+        sized = {"size": pretrain["pretrain"]["input_size"]} if "size" in cls.__dataclass_fields__ else {}
+        spec = {
+            "data": self._data[source],
+            "prepare": check_section(cls, {**sized, **dials}),
+            "seed": self.grid.pretrain_seed,
+        }
+        actual = stand_in(self.grid, source)
+        labels: Labels = {"pretext_data": actual, "seed": self.grid.pretrain_seed, "dataset": actual}
+        name = f"{dials['kind']} | {actual}"
+        facts = self._facts[source]
+        return self._stage("prepare", spec, {}, facts, name, labels, facts.absent)
+
+    def _import(self, pretext: str, source: str, network: dict[str, Any]) -> Stage:
+        asked = import_of(self.grid, pretext)
+        facts = self.facts_of(_weights(asked))
+        spec = {"format": asked.format, "file": asked.file, "network": network}
+        labels: Labels = {"pretext": pretext, "pretext_data": source, "network": network["name"]}
+        return self._stage("import", spec, {}, facts, f"{pretext} | {asked.format}", labels, facts.absent)
+
+    def _study(
+        self,
+        tune: Tune,
+        spec: dict[str, Any],
+        parents: dict[str, str],
+        source: str,
+        name: str,
+        labels: Labels,
+        blocked: str | None,
+    ) -> Study:
+        space = tune.space or spec["pretext"]["method"]
+        full = spec["pretrain"]["steps"]
+        dials = {**tune.model_dump(mode="json"), "space": space}
+        every = spec["pretrain"]["report_every"]
+        steps = lengths(tune, full, every)
+        judged = rungs(tune, steps[-1], every)
+        if tune.pruning is not None and not judged:
+            self._noted.append(f"{name}: no trial can be given up, as its curve has no point before step {steps[-1]}")
+        objective, problem = self._objective(tune, spec)
+        longest = {**spec, "pretrain": {**spec["pretrain"], "steps": steps[-1]}, "rungs": judged}
+        facts = self._facts[source]
+        return Study(
+            key=study_key(spec, parents, facts.fingerprint, {**dials, "resolved": objective}),
+            name=name,
+            spec=spec,
+            parents=parents,
+            fingerprint=facts.fingerprint,
+            labels={**labels, "profile": self.profile},
+            tune=dials,
+            steps=steps,
+            rungs=judged,
+            objective=objective,
+            cost=trial_cost({**longest, "objective": objective}),
+            blocked=blocked or problem,
+            provisional=facts.absent is not None,
+        )
+
+    def _objective(self, tune: Tune, spec: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """What a trial's value is, and why it cannot be had."""
+        asked = tune.objective
+        if not isinstance(asked, Downstream):
+            metric, direction = objective_of(spec["pretext"]["method"])
+            return {"kind": "validation", "metric": metric, "direction": direction}, None
+        facts = self._facts[asked.dataset]
+        if facts.listing is not None and not facts.listing.train:
+            raise WrongRequest(
+                f"tune.objective: {stand_in(self.grid, asked.dataset)} has no official training part: each seed draws "
+                "its own, so that images held out for one seed evaluate another; expected a dataset with official "
+                "parts, or `objective: validation`"
+            )
+        n_train, problem = facts.train_size(asked.fraction, None)
+        if problem is None and n_train is not None and n_train < 2:
+            problem = f"tune.objective: {n_train} image to train on and to validate with; raise the fraction"
+        finetune = {
+            "scenario": asked.scenario,
+            "frozen": False,
+            "network": spec["network"],
+            "data": {**self._data[asked.dataset], "fraction": asked.fraction, "n_train": None, "held_out": asked.share},
+            "finetune": check_section(SECTIONS["finetune"], {**self.grid.finetune, **asked.finetune}),
+            "backend": self.backend,
+            "seed": asked.seed,
+        }
+        about = {"kind": "downstream", "metric": "dice", "direction": "maximize"}
+        return {**about, "finetune": finetune, "data": facts.fingerprint}, problem
 
     def _finetune(
         self,
@@ -146,7 +297,7 @@ class _Expansion:
         column: Column,
         fraction: float | None,
         spec: dict[str, Any],
-        parent: Stage | None,
+        parent: Stage | Study | None,
         problem: str | None,
     ) -> Stage:
         actual = stand_in(self.grid, column.dataset)
@@ -164,24 +315,28 @@ class _Expansion:
         share = f" {fraction:.3g}" if fraction else ""
         name = f"{row.scenario} {row.model} | {actual}{share} | seed {spec['seed']}"
         if problem is None and parent is not None and parent.blocked:
-            problem = f"its pretext is blocked: {parent.blocked}"
-        parents = {"pretrain": parent.key} if parent else {}
-        return self._stage("finetune", spec, parents, column.dataset, name, labels, problem)
+            problem = parent.blocked  # the root cause itself; `diff` tells at which stage it lies
+        parents = {"pretrain": parent.key} if isinstance(parent, Stage) else {}
+        awaits = {"pretrain": parent.key} if isinstance(parent, Study) else {}
+        return self._stage("finetune", spec, parents, self._facts[column.dataset], name, labels, problem, awaits)
 
     def _stage(
         self,
         kind: str,
         spec: dict[str, Any],
         parents: dict[str, str],
-        dataset: str,
+        facts: DataFacts,
         name: str,
         labels: Labels,
         blocked: str | None,
+        awaits: Mapping[str, str] = MappingProxyType({}),
     ) -> Stage:
-        facts = self._facts[dataset]
-        key = stage_key(kind, spec, parents, facts.fingerprint)
+        """The stage with this content, made once. With studies to wait for it gets its real key when they are over."""
+        waiting = {role: f"study {study}" for role, study in awaits.items()}
+        key = stage_key(kind, spec, {**parents, **waiting}, facts.fingerprint)
         if key not in self.stages:
-            provisional = facts.listing is None or any(self.stages[p].provisional for p in parents.values())
+            unsure = [self.stages[p].provisional for p in parents.values()] + [bool(awaits)]
+            provisional = facts.absent is not None or any(unsure)
             self.stages[key] = Stage(
                 key=key,
                 kind=kind,
@@ -190,8 +345,9 @@ class _Expansion:
                 fingerprint=facts.fingerprint,
                 name=name,
                 labels={**labels, "profile": self.profile},
-                cost=device_seconds(kind, spec),
+                cost=device_seconds(kind, spec, n_eval=facts.evaluated(spec.get("data", {}).get("n_train"))),
                 blocked=blocked,
                 provisional=provisional,
+                awaits=dict(awaits),
             )
         return self.stages[key]

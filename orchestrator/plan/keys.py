@@ -9,16 +9,29 @@ from typing import Any
 
 from trainables.versions import VERSIONS
 
+# One encoder for all: making one anew costs a quarter of a key.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no blanks: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def versions_of(kind: str, spec: Mapping[str, Any]) -> list[str]:
     """`["finetune@1", "network/conrec-unet@1"]`: which code, in which version."""
-    stage = f"pretrain/{spec['pretext']['method']}" if kind == "pretrain" else kind
-    return [f"{name}@{VERSIONS[name]}" for name in (stage, f"network/{spec['network']['name']}")]
+    names = [kind]
+    if "pretext" in spec:
+        names = [f"pretrain/{spec['pretext']['method']}"]
+    elif kind in ("prepare", "analysis"):
+        names = [f"{kind}/{spec[kind]['kind']}"]
+    if kind == "trial":
+        names.append("trial")
+    if spec.get("objective", {}).get("kind") == "downstream":
+        names.append("finetune")
+    if "network" in spec:
+        names.append(f"network/{spec['network']['name']}")
+    return [f"{name}@{VERSIONS[name]}" for name in names]
 
 
 def identity(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fingerprint: str) -> dict[str, Any]:
@@ -26,15 +39,20 @@ def identity(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fin
     return {
         "kind": kind,
         "versions": versions_of(kind, spec),
-        "spec": {**spec, "data": {**spec["data"], "options": _choices(spec["data"]["options"])}},
+        "spec": meaning(spec),
         "parents": dict(parents),
         "data": fingerprint,
     }
 
 
-def _choices(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's options without the place where it lies: the fingerprint tells its content."""
-    return {name: value for name, value in options.items() if name != "path"}
+def meaning(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec without the places where its data lie: the fingerprint tells their content."""
+    if "finetune" in spec.get("objective", {}):  # of a trial
+        spec = {**spec, "objective": {**spec["objective"], "finetune": meaning(spec["objective"]["finetune"])}}
+    if "data" not in spec:
+        return {name: value for name, value in spec.items() if name != "file"}
+    options = {name: value for name, value in spec["data"]["options"].items() if name != "path"}
+    return {**spec, "data": {**spec["data"], "options": options}}
 
 
 def stage_key(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fingerprint: str) -> str:

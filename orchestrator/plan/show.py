@@ -21,14 +21,13 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
     `totals` is what `diff.summary` gives, with the `faults` and `notes` of the data.
     """
     console.print(f"profile {totals['profile']}: {totals['cells']} cells", highlight=False)
-    wide = Console(file=console.file, width=WIDEST)  # in a narrow window rich would cut numbers short
+    wide = type(console)(file=console.file, width=WIDEST)  # in a narrow window rich would cut numbers short
     wide.print(_by_kind(found))
     wide.print(_shared(found))
     for key in found.keys("failed"):
         say_failed = f"failed in an earlier run: {found.stages[key].name} ({key}): {found.reasons[key]}"
         console.print(say_failed, markup=False, highlight=False, soft_wrap=True)
-    blocked = {key: found.reasons[key] for key in found.keys("blocked")}
-    causes = Counter(reason.removeprefix("its pretext is blocked: ") for reason in blocked.values())
+    causes = Counter(found.reasons[key] for key in found.keys("blocked"))
     for reason, count in causes.most_common(SHOWN):
         console.print(f"blocked ({count} stages): {reason}", markup=False, highlight=False, soft_wrap=True)
     if any(found.stages[key].provisional for key in found.keys("blocked")):
@@ -48,7 +47,7 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
 
 def _by_kind(found: Diff) -> Table:
     table = Table(box=None)
-    states: tuple[State, ...] = ("to_run", "reused", "failed", "blocked", "unneeded")
+    states: tuple[State, ...] = ("to_run", "reused", "deferred", "failed", "blocked", "unneeded")
     table.add_column("stages")
     for state in states:
         table.add_column(state.replace("_", " "), justify="right")

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from orchestrator.record.store import Store, StoreError
+from orchestrator.record.store import Store
 
 Record = Mapping[str, Any]
 WEIGHTS, SETTINGS, README = "weights.safetensors", "settings.json", "README.md"
@@ -75,13 +75,13 @@ def fetch(store: Store, prefix: str) -> Export:
     if path is None:
         parents = [f"its {role} is {key}" for role, key in record["parents"].items()]
         raise ExportError("; ".join([f"{_told(record)} keeps no weights, only a pretrain does", *parents]))
+    parts: Counter[str] = Counter()
     try:
         weights, shapes = describe(store.artifact(path), _metadata(record))
-    except (ValueError, TypeError, LookupError) as error:
-        raise StoreError(f"store {store.uri}: {path} is no whole safetensors file: {error}") from None
-    parts: Counter[str] = Counter()
-    for name, shape in shapes.items():
-        parts[name.partition(".")[0]] += prod(shape)
+        for name, shape in shapes.items():
+            parts[name.partition(".")[0]] += prod(shape)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise store.damaged(path, f"no whole safetensors file: {error}") from None
     return Export(record, weights, parts)
 
 

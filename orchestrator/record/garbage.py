@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from orchestrator.record.leases import process_is_gone
-from orchestrator.record.store import Item, Store, StoreError
+from orchestrator.record.store import Item, LeaseName, Store, StoreError
 
 MARGIN_SECONDS = 3600.0
 Reason = Literal["unreached", "attempt", "finished", "half-written", "probe", "plan"]
@@ -34,8 +34,8 @@ REASONS: dict[Reason, str] = {
 KEY = r"(?P<key>[0-9a-f]{16,64})"
 OWN_NAMES = {  # kind -> the paths that the store itself makes there
     "artifacts": re.compile(rf"artifacts/{KEY}/(?P<attempt>[^/]+)/.+"),
-    "checkpoints": re.compile(rf"checkpoints/{KEY}\.pt"),
-    "leases": re.compile(rf"leases/{KEY}/\d+\.json"),
+    "checkpoints": re.compile(rf"checkpoints/{KEY}(/\d+)?\.pt"),  # no number: an earlier layout
+    "leases": re.compile(rf"leases/{KEY}/\d+\.(json|ended)"),
     "failures": re.compile(rf"failures/{KEY}\.json"),
     "commits": re.compile(rf"commits/{KEY}\.json"),  # last, so that no attempt listed above is committed after it
 }
@@ -78,6 +78,12 @@ class _Held:
 
     def of(self, *kinds: str) -> list[Item]:
         return [item for kind in kinds for item in self.others.get(kind, ())]
+
+    def old_leases(self) -> list[Item]:
+        """All but the latest, whose number must stay taken as long as the stage is in use."""
+        named = [(found[1], item) for item in self.of("leases") if (found := LeaseName.of(item.path)) is not None]
+        latest = max((name for name, _ in named), default=None)
+        return [item for name, item in named if name != latest]
 
 
 def find(store: Store, *, keep_plans: int | None = None, now: float | None = None) -> Garbage:
@@ -149,8 +155,8 @@ def _may_live(lease: Record, now: float) -> bool:
 
 
 def _latest_lease(store: Store, key: str) -> list[Record]:
-    numbers = store.lease_numbers(key)
-    return [lease] if numbers and (lease := store.lease(key, max(numbers))) else []
+    name = store.latest_lease(key)
+    return [lease] if not name.ended and (lease := store.lease(key, name.number)) else []
 
 
 def _plan_ids(store: Store) -> frozenset[PlanId]:
@@ -203,7 +209,7 @@ def _of_stage(
         parts += files.of("failures", "checkpoints", "leases")
         if parts:
             yield Piece("unreached", key, name, tuple(parts))
-    elif commit is not None and (left := files.of("checkpoints", "leases")):
+    elif commit is not None and (left := files.of("checkpoints") + files.old_leases()):
         yield Piece("finished", key, name, tuple(left))
 
 

@@ -2,6 +2,11 @@
 
 A stage's leases are numbered files, each created if absent: whoever creates the next number holds the stage, so of two
 takers only one wins, on every kind of store. A holder whose number is no longer the highest has lost it.
+
+A process may sleep between a look at the leases and what it writes next, and wake up when the stage is another's, or
+finished. No look can prevent that, so each such write must do no harm: a lease and a checkpoint go under the sleeper's
+own number, below which nobody looks any more; artifacts go into a folder of their own; a commit is only ever created;
+a failure counts for nothing beside a commit. Numbers are not given twice, since the last one outlives the stage's end.
 """
 
 from __future__ import annotations
@@ -16,9 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from obstore.exceptions import AlreadyExistsError
-
-from orchestrator.record.store import Store
+from orchestrator.record.store import LeaseName, Store
 
 Beat = dict[str, Any]
 
@@ -41,9 +44,9 @@ class Lease:
         """Say that the holder is alive, and how far it is.
 
         Raises:
-            LeaseLost: a later lease exists.
+            LeaseLost: a later lease exists, or the stage is finished.
         """
-        if self.lost or _highest(self.store, self.key) != self.number:
+        if self.lost or self.store.latest_lease(self.key) != LeaseName(self.number, False):
             self.lost = True
             raise LeaseLost(f"stage {self.key} was taken over by another run while this one was paused")
         self.store.write_lease(self.key, self.number, {**self.about, "step": step, "steps": steps, "beat": time.time()})
@@ -54,8 +57,8 @@ class Lease:
             self.store.write_lease(self.key, self.number, {**self.about, "released": True, "beat": time.time()})
 
     def end(self) -> None:
-        """The stage is finished: it needs no lease any more."""
-        self.store.drop_leases(self.key)
+        """The stage is finished: it needs no lease any more, whoever holds it."""
+        self.store.end_leases(self.key, self.number)
 
 
 def acquire(store: Store, key: str, about: Mapping[str, Any], *, over: int = 0) -> Lease | None:
@@ -65,17 +68,14 @@ def acquire(store: Store, key: str, about: Mapping[str, Any], *, over: int = 0) 
         about: who holds it, for people and for `Watch` (`holder()` and the stage's name).
         over: the number of a lease that has been found dead, to be followed by this one.
     """
-    highest = _highest(store, key)
-    current = store.lease(key, highest) if highest > over else {}
+    latest = store.latest_lease(key)
+    current = store.lease(key, latest.number) if latest.number > over and not latest.ended else {}
     if current and not current.get("released"):
         return None
-    number = max(highest, over) + 1
+    number = max(latest.number, over) + 1
     lease = Lease(store, key, number, {**about, "key": key, "number": number, "started": time.time()})
-    try:
-        store.write_lease(key, number, {**lease.about, "step": 0, "steps": 0, "beat": time.time()}, create=True)
-    except AlreadyExistsError:
-        return None
-    return lease
+    beat = {**lease.about, "step": 0, "steps": 0, "beat": time.time()}
+    return lease if store.write_lease(key, number, beat, create=True) else None
 
 
 def holder(run: str) -> dict[str, Any]:
@@ -113,10 +113,6 @@ class Watch:
 def process_is_gone(beat: Beat) -> bool:
     """True where the holder ran on this host and its process has ended. Of other hosts nothing is known."""
     return bool(beat["space"] == _space() and _birth(int(beat["pid"])) != beat["born"])
-
-
-def _highest(store: Store, key: str) -> int:
-    return max(store.lease_numbers(key), default=0)
 
 
 @lru_cache(maxsize=4)

@@ -25,11 +25,20 @@ def grids_of(plans: Iterable[Record]) -> dict[str, list[str]]:
 
 
 def load(store: Store, key: str) -> tuple[Record, History] | None:
-    """A finished stage with its curves; None where it is not finished."""
+    """A finished stage with its pictures (`files`, by name) and its curves; None where it is not finished.
+
+    Raises:
+        StoreError: its record or its curves cannot be read.
+    """
     record = store.commits([key]).get(key)
     if record is None:
         return None
-    return record, json.loads(store.artifact(record["artifacts"]["history"]))
+    path = record["artifacts"]["history"]
+    files = {name: store.artifact(place) for name, place in record["artifacts"].items() if "." in name}
+    try:
+        return {**record, "files": files}, json.loads(store.artifact(path))
+    except ValueError as error:
+        raise store.damaged(path, f"no valid JSON ({error})") from error
 
 
 def sync(store: Store, tracker: Tracker, warn: Callable[[str], None]) -> tuple[int, int]:

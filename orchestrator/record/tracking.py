@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -36,11 +37,12 @@ class TrackingError(Exception):
 
 @dataclass(frozen=True)
 class Logged:
-    """A run that MLflow holds: its id, whether it is complete, and the grids it is tagged with."""
+    """A run that MLflow holds: its id, whether it is complete, the grids it is tagged with, how and when it ended."""
 
     run_id: str
     complete: bool
     grids: frozenset[str]
+    ending: str = ""
 
 
 def default_uri(store_folder: Path | None) -> str:
@@ -67,21 +69,31 @@ class Tracker:
 
     def logged(self) -> dict[str, Logged]:
         """The run of every key in the experiment. Where a key has several (two runs of the program at one moment), a
-        complete one before others, the oldest before later ones; `drop_extra` deletes the rest."""
+        complete one before others, the oldest before later ones; `drop_extra` deletes the rest, and the runs of cells
+        that were blocked under a provisional key and have a run under their real one now."""
         found: dict[str, Logged] = {}
         self._extra = []
+        provisional: dict[str, frozenset[tuple[str, str]]] = {}
+        settled: set[frozenset[tuple[str, str]]] = set()
         for run in self._runs():
             key = run.data.tags.get(PREFIX + "key")
             if not key:
                 continue
+            if PREFIX + "provisional" in run.data.tags:
+                provisional[run.info.run_id] = _labels(run)
+            else:
+                settled.add(_labels(run))
             grids = {t.removeprefix(PREFIX + "grid.") for t in run.data.tags if t.startswith(PREFIX + "grid.")}
             complete = run.info.status == "FINISHED" and run.data.tags.get(PREFIX + "status") == "succeeded"
-            new, old = Logged(run.info.run_id, complete, frozenset(grids)), found.get(key)
+            ending = f"{run.data.tags.get(PREFIX + 'status', '')} {run.info.end_time or 0}"
+            new, old = Logged(run.info.run_id, complete, frozenset(grids), ending), found.get(key)
             if old is not None:
                 new, old = (new, old) if new.complete and not old.complete else (old, new)
                 self._extra.append(old.run_id)
             found[key] = new
-        return found
+        superseded = {run_id for run_id, labels in provisional.items() if labels in settled}
+        self._extra += sorted(superseded)
+        return {key: run for key, run in found.items() if run.run_id not in superseded}
 
     def answers(self) -> bool:
         """Whether anybody is there to write to; a database file always is."""
@@ -115,14 +127,16 @@ class Tracker:
         from mlflow.entities import Metric, Param, RunTag
 
         began = _milliseconds(record.get("started"))
+        named = _tags(record, grids)
+        tags = [RunTag(name, value) for name, value in named.items()]
         if run_id is None:
             run = self._client.create_run(
                 self._experiment_id,
                 start_time=began or None,
-                tags={PREFIX + "key": record["key"]},
+                tags=named,
                 run_name=record["name"],
             )
-            run_id = run.info.run_id
+            run_id, tags = run.info.run_id, []  # one transaction less
         elif record["outcome"] == "succeeded":
             with contextlib.suppress(Exception):  # an earlier attempt's error; most runs have none
                 self._client.delete_tag(run_id, PREFIX + "error")
@@ -136,13 +150,20 @@ class Tracker:
         ]
         metrics = final + curves
         params = [Param(name, str(value)[:500]) for name, value in _params(record["spec"])][:MOST_PARAMS]
-        tags = [RunTag(name, value) for name, value in _tags(record, grids).items()]
         self._client.log_batch(run_id, metrics=metrics[:MOST_METRICS], params=params, tags=tags)
         for first in range(MOST_METRICS, len(metrics), MOST_METRICS):
             self._client.log_batch(run_id, metrics=metrics[first : first + MOST_METRICS])
+        self._log_files(run_id, record.get("files", {}))
         status = "FINISHED" if record["outcome"] == "succeeded" else "FAILED"
         self._client.set_terminated(run_id, status=status, end_time=ended)
         return str(run_id)
+
+    def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        with tempfile.TemporaryDirectory(prefix="transfergrid-") as folder:
+            for name, data in files.items():
+                path = Path(folder) / name
+                path.write_bytes(data)
+                self._client.log_artifact(run_id, str(path))
 
     def tag_grids(self, run_id: str, grids: Iterable[str]) -> None:
         """Mark a run as belonging to further grids."""
@@ -240,8 +261,13 @@ def _connect(uri: str, experiment: str, create: bool) -> tuple[MlflowClient, str
         )
     except TrackingError:
         raise
+    except ModuleNotFoundError as error:
+        raise TrackingError(f"MLflow at {uri}: it needs the Python package {error.name}; install it") from error
     except Exception as error:
-        raise TrackingError(f"MLflow at {uri}: {first_line(error)}") from error
+        text = first_line(error)
+        if text.startswith("API request to endpoint"):  # followed by a page of HTML
+            text = f"who answers there is no MLflow server ({text.partition(' Response body')[0]})"
+        raise TrackingError(f"MLflow at {uri}: {text}") from error
     return client, str(identifier)
 
 
@@ -255,6 +281,9 @@ def _tags(record: Record, grids: Iterable[str]) -> dict[str, str]:
         "node": record.get("node", ""),
         "status": record["outcome"],
         **({"error": str(record["error"])[:5000]} if record.get("error") else {}),
+        **({"provisional": "true"} if record.get("provisional") else {}),
+        **({"study": record["study"]} if record.get("study") else {}),
+        **({"pruned_at": str(pruned)} if (pruned := record.get("facts", {}).get("pruned_at")) is not None else {}),
         **{f"grid.{grid}": "true" for grid in grids},
     }
     return {PREFIX + name: value for name, value in plain.items()}
@@ -268,6 +297,18 @@ def _params(spec: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield from _params(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def ending_of(record: Record) -> str:
+    """How and when a stage ended, as `Logged.ending` has it."""
+    return f"{record['outcome']} {_milliseconds(record.get('finished'))}"
+
+
+def _labels(run: Run) -> frozenset[tuple[str, str]]:
+    """What a run's tags say of its cell or stage: all but what its key, its data and its fate make of them."""
+    tags = ((name.removeprefix(PREFIX), value) for name, value in run.data.tags.items() if name.startswith(PREFIX))
+    fate = {"key", "parents", "node", "status", "error", "provisional"}
+    return frozenset((name, value) for name, value in tags if name not in fate and not name.startswith("grid."))
 
 
 def _milliseconds(iso: str | None) -> int:

@@ -55,11 +55,14 @@ def load(name: str) -> list[Reference]:
         ResultsError: no such file, or a row that is not as `COLUMNS` says.
     """
     source = _source(name)
-    with source.open(encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ResultsError(f"{source}: expected the columns {','.join(COLUMNS)}, but got {reader.fieldnames}")
-        return [_parse(row, f"{source}, line {reader.line_num}") for row in reader]
+    try:
+        with source.open(encoding="utf-8") as handle:
+            reader = csv.DictReader(handle)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ResultsError(f"{source}: expected the columns {','.join(COLUMNS)}, but got {reader.fieldnames}")
+            return [_parse(row, f"{source}, line {reader.line_num}") for row in reader]
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise ResultsError(f"{source}: cannot be read as a CSV file of published values: {error}") from error
 
 
 def match(groups: Sequence[Axes], references: Sequence[Reference]) -> tuple[list[Reference | None], list[str]]:

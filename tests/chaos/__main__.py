@@ -211,7 +211,7 @@ class Round:
             self.command, cwd=ROOT, env=environment(self.chaos.folder, self.log), capture_output=True, text=True
         )
         totals = json.loads(done.stdout) if done.returncode == 0 else {}
-        if done.returncode != 0 or totals["executed"] or totals["reused"] != totals["succeeded"]:
+        if done.returncode != 0 or any(totals["executed"].values()) or totals["reused"] != totals["succeeded"]:
             self._complain(f"the last, undisturbed run ended with {done.returncode}: {totals or done.stderr[-300:]}")
 
     def _judge(self, starts: int, seconds: float) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.record.leases import LeaseLost, Watch, acquire, holder, process_is_gone
+from orchestrator.record.leases import Lease, LeaseLost, Watch, acquire, holder, process_is_gone
 from orchestrator.record.store import Store, StoreError, open_store
+from tests.contracts.store_interleavings import StoreInterleavings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,16 +26,8 @@ def _race(uri: str, number: int, keys: list[str], start: Any, won: Any) -> None:
             won.put((key, number))
 
 
-class StoreContract:
+class StoreContract(StoreInterleavings):
     """`address`: fixture giving the URI of a place where nothing is yet."""
-
-    @pytest.fixture
-    def address(self, tmp_path: Path) -> str:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def store(self, address: str) -> Store:
-        return open_store(address, create=True)
 
     def test_a_new_store_is_empty(self, store: Store) -> None:
         assert (store.finished(), store.leases(), store.grids(), store.plans("smoke")) == (set(), {}, [], [])
@@ -90,12 +83,23 @@ class StoreContract:
         assert store.artifact(longer) == b"2"
 
     def test_a_checkpoint_is_replaced_and_dropped(self, store: Store) -> None:
-        store.save_checkpoint("a", b"first and longer")
-        store.save_checkpoint("a", b"second")
+        store.save_checkpoint("a", 1, b"first and longer")
+        store.save_checkpoint("a", 1, b"second")
         assert store.checkpoint("a") == b"second"
-        store.drop_checkpoint("a")
-        store.drop_checkpoint("a")
+        store.drop_checkpoints("a")
+        store.drop_checkpoints("a")
         assert store.checkpoint("a") is None
+
+    def test_checkpoints_are_kept_by_holder(self, store: Store) -> None:
+        for number in (2, 10, 9):
+            store.save_checkpoint("a", number, b"%d" % number)
+        store.save_checkpoint("aa", 11, b"of another stage")
+        found = {upto: store.checkpoint("a", upto) for upto in (1, 2, 9, 10, 99, None)}
+        assert found == {1: None, 2: b"2", 9: b"9", 10: b"10", 99: b"10", None: b"10"}
+        store.drop_checkpoints("a", upto=9)
+        assert [item.path for item in store.items("checkpoints")] == [
+            "checkpoints/a/000010.pt", "checkpoints/aa/000011.pt"
+        ]  # fmt: skip
 
     def test_one_of_many_takers_holds_a_stage(self, store: Store) -> None:
         first = acquire(store, "a", holder("one"))
@@ -128,6 +132,19 @@ class StoreContract:
         assert second is not None and second.number == 2
         with pytest.raises(LeaseLost):
             first.renew(1, 9)
+
+    def test_the_number_of_a_finished_stage_is_not_given_again(self, store: Store) -> None:
+        """Neither by its end, nor by a second end, nor by the end of somebody with a lower number."""
+        numbers = []
+        for _ in range(3):
+            lease = acquire(store, "a", holder("one"), over=1)
+            assert lease is not None
+            numbers.append(lease.number)
+            lease.end()
+            lease.end()
+            Lease(store, "a", 1, {}).end()
+            assert store.leases() == {} and store.latest_lease("a") == (lease.number, True)
+        assert numbers == [2, 3, 4] and len(store.items("leases")) == 1
 
     def test_a_standing_beat_is_dead_by_the_watchers_own_clock(self, store: Store) -> None:
         lease = acquire(store, "a", {**holder("one"), "space": "another host"})
@@ -182,4 +199,4 @@ class StoreContract:
     def test_the_probe_leaves_nothing_behind(self, store: Store) -> None:
         store.probe("driver")
         store.probe("driver")
-        assert store._names("probes") == [] == store._list("probes")
+        assert store.items("probes") == []

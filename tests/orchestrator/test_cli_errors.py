@@ -15,6 +15,7 @@ from PIL import Image
 
 from orchestrator.run_grid import main
 from tests.orchestrator.made_up import GRID, write_grid
+from tests.orchestrator.test_run import executed
 from tests.trainables.data_trees import folder_set, save_image, save_mask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,9 +133,9 @@ def test_absent_data_leave_the_rest_to_run_and_the_exit_code_says_it(run: Any, t
     assert "blocked: " in told.err and f"{tmp_path}: no folder oxford-iiit-pet" in told.err
     totals = json.loads(told.out)
     assert (totals["cells"], totals["succeeded"], totals["failed"], totals["blocked"]) == (3, 2, 0, 1)
-    assert totals["executed"] == {"finetune": 2}
+    assert executed(totals) == {"finetune": 2}
     again = run(name, *TINY, "--only", "model=Random", "--json", "--data-root", str(tmp_path))
-    assert (again.code, json.loads(again.out)["executed"], json.loads(again.out)["reused"]) == (1, {}, 2)
+    assert (again.code, executed(json.loads(again.out)), json.loads(again.out)["reused"]) == (1, {}, 2)
 
 
 # Dry runs
@@ -160,6 +161,27 @@ def test_a_dry_run_gives_exactly_one_json_object(run: Any, tmp_path: Path) -> No
     } <= found.keys()  # fmt: skip
     assert (found["cells"], found["stages"]["pretrain"], found["blocked"]) == (126, 8, 134)
     assert [part["grid"] for part in found["grids"]] == ["p1-table2", "p1-table6"]
+
+
+def test_several_profiles_are_named_together(run: Any, tmp_path: Path) -> None:
+    name = write_grid(tmp_path, GRID.replace("profile: smoke", "profile: mini"))
+    found = json.loads(run("smoke", name, "--dry-run", "--json").out)
+    assert found["profile"] == "smoke,mini" and [part["grid"] for part in found["grids"]] == ["smoke", "mine"]
+
+
+def test_a_wrong_option_is_refused_where_absent_data_would_only_be_blocked(run: Any, tmp_path: Path) -> None:
+    other = "  - {dataset: shapes, pretext_data: shapes, fractions: [0.2]}\nseeds:"
+    text = MINE.replace("seeds:", other, 1).replace("mine: mine}", "mine: mine, shapes: shapes}")
+    folder = folder_set(tmp_path / "data" / "set", count=20)
+    asked = [write_grid(tmp_path, text), *TINY, "--only", "model=Random", "--data-root", "data"]
+    wrong = ["--set", "datasets.mine.target=cat"]
+    for more in (wrong, [*wrong, "--dry-run"]):
+        assert "target 'cat', but no classes" in refused(run(*asked, *more), tmp_path / "runs")
+    folder.rename(tmp_path / "data" / "elsewhere")
+    assert run(*asked, *wrong, "--dry-run").code == 0
+    told = run(*asked, *wrong, "--json")
+    assert told.code == 1 and executed(json.loads(told.out)) == {"finetune": 1}, told.err
+    assert "blocked: data/set: no such folder; expected one with images/" in told.err
 
 
 def test_help_and_plans_are_quick_to_import() -> None:

@@ -83,7 +83,7 @@ def test_packs_leave_work_for_every_slot(ready: int, slots: int, most: int) -> N
     frontier = Frontier(graph(*(stage(f"s{n}") for n in range(ready))))
     sizes = [len(frontier.take(slots=slots, most=most)) for _ in range(min(slots, ready))]
     assert min(sizes) >= 1 and max(sizes) <= most
-    assert sizes[0] == min(most, -(-ready // slots))
+    assert sizes[0] == min(most, -(-ready // (2 * slots)))
     assert len(frontier.running) == sum(sizes)
 
 

@@ -13,10 +13,12 @@ from obstore.store import MemoryStore
 
 from orchestrator import collect, gc, run_grid
 from orchestrator.gc import size_text
+from orchestrator.record.backend import Backend
 from orchestrator.record.garbage import Garbage, find, sweep
 from orchestrator.record.leases import acquire, holder
 from orchestrator.record.store import Store, StoreError, open_store
 from tests.orchestrator.made_up import GRID, write_grid
+from tests.orchestrator.test_run import executed
 
 TINY = ["--set", "pretrain.steps=2", "--set", "network.width=4", "--set", "datasets.shapes.count=40"]
 TINY += ["--set", "datasets.shapes.size=32", "--only", "seed=0", "--only", "fraction=0.2", "--executor", "inline"]
@@ -29,7 +31,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store on a local disk, and one on a backend without folders, as an object store is."""
     if request.param == "folder":
         return open_store(str(tmp_path / "räy runs"), create=True)
-    return Store("memory://", MemoryStore(), None)
+    return Store(Backend("memory://", MemoryStore(), None))
 
 
 def stage(key: str, **parents: str) -> dict[str, Any]:
@@ -82,10 +84,10 @@ def test_all_of_a_stage_that_no_plan_reaches_goes_and_nothing_else(store: Store)
     store.fail({"key": CELL, "error": "an earlier one"})
     dropped = finish(store, OLD, pretrain=PARENT)
     store.fail({"key": OLD, "error": "x"})
-    store.save_checkpoint(OLD, b"state")
+    store.save_checkpoint(OLD, 1, b"state")
     store.fail({"key": NEW, "error": "x"})
     store.write_lease(NEW, 1, {"key": NEW, "number": 1, "released": True, "beat": time.time()})
-    expected = {*dropped, f"failures/{OLD}.json", f"checkpoints/{OLD}.pt"}
+    expected = {*dropped, f"failures/{OLD}.json", f"checkpoints/{OLD}/000001.pt"}
     expected |= {f"failures/{NEW}.json", f"leases/{NEW}/000001.json"}
     assert shown(find(store)) == {"unreached": expected}
     assert removed(store) == expected
@@ -103,7 +105,7 @@ def test_a_commit_goes_before_the_files_it_names(store: Store) -> None:
 
 def test_unfinished_work_of_a_plan_stays(store: Store) -> None:
     plan(store, 1, CELL, PARENT)
-    store.save_checkpoint(CELL, b"state")
+    store.save_checkpoint(CELL, 1, b"state")
     store.write_lease(CELL, 1, {"key": CELL, "number": 1, "beat": 0.0})  # dead for long; its number is taken
     store.fail({"key": PARENT, "error": "x"})
     assert find(store, now=time.time() + LATER).pieces == ()
@@ -113,12 +115,42 @@ def test_leftovers_of_finished_stages(store: Store) -> None:
     plan(store, 1, CELL, PARENT)
     finish(store, CELL)
     finish(store, PARENT)
-    store.save_checkpoint(CELL, b"state")
-    store.write_lease(CELL, 1, {"key": CELL, "number": 1, "beat": 0.0})
-    store.save_checkpoint(PARENT, b"state")
+    for number in (1, 2, 3):  # killed between its commit and clearing up; the last number stays taken
+        store.save_checkpoint(CELL, number, b"state")
+        store.write_lease(CELL, number, {"key": CELL, "number": number, "beat": 0.0})
+    store.save_checkpoint(PARENT, 1, b"state")
     beats(store, PARENT)  # its worker has committed, and is about to clear up itself
     assert find(store).live == (PARENT,)
-    assert removed(store) == {f"checkpoints/{CELL}.pt", f"leases/{CELL}/000001.json"}
+    names = {f"checkpoints/{CELL}/00000{number}.pt" for number in (1, 2, 3)}
+    assert removed(store) == names | {f"leases/{CELL}/000001.json", f"leases/{CELL}/000002.json"}
+    assert store.latest_lease(CELL) == (3, False)
+
+
+def test_what_a_sleeper_writes_after_the_end(store: Store) -> None:
+    plan(store, 1, CELL)
+    beats(store, CELL)
+    taker = acquire(store, CELL, holder("another run"), over=1)
+    assert taker is not None
+    kept = finish(store, CELL)
+    taker.end()
+    store.drop_checkpoints(CELL)
+    assert find(store).pieces == ()
+    now = {**holder("a run"), "key": CELL, "beat": time.time()}
+    for number in (1, 2):  # a beat of the taker's own thread may come late too
+        store.save_checkpoint(CELL, number, b"state")
+        store.write_lease(CELL, number, {**now, "number": number})
+    assert find(store).live == ()
+    late = {f"checkpoints/{CELL}/00000{number}.pt" for number in (1, 2)}
+    assert removed(store) == late | {f"leases/{CELL}/00000{number}.json" for number in (1, 2)}
+    assert paths(store) == {*kept, "plans/mine/20261121.json", f"leases/{CELL}/000002.ended"}
+
+
+def test_an_end_goes_with_its_stage(store: Store) -> None:
+    plan(store, 1, CELL)
+    beats(store, OLD)
+    gone = {*finish(store, OLD), f"leases/{OLD}/000001.ended"}
+    store.end_leases(OLD, 1)
+    assert removed(store) == gone
 
 
 def test_attempts_that_no_commit_names(store: Store) -> None:
@@ -137,12 +169,12 @@ def test_a_live_lease_spares_all_of_its_stage(store: Store) -> None:
     plan(store, 1, CELL)
     finish(store, OLD)
     store.put_artifact(OLD, "another", "weights", b"1234")
-    store.save_checkpoint(OLD, b"state")
+    store.save_checkpoint(OLD, 1, b"state")
     beats(store, OLD)
     found = find(store)
     assert (found.pieces, found.live) == ((), (OLD,))
     there = find(store, now=time.time() + LATER)  # two hours without a beat
-    assert shown(there)["unreached"] >= {f"commits/{OLD}.json", f"checkpoints/{OLD}.pt"}
+    assert shown(there)["unreached"] >= {f"commits/{OLD}.json", f"checkpoints/{OLD}/000001.pt"}
     before = paths(store)
     assert list(sweep(store, there)) == [] and paths(store) == before  # but it does beat
 
@@ -176,12 +208,14 @@ def test_only_the_newest_plans_count_and_those_that_run(store: Store) -> None:
         "unreached": {f"commits/{PARENT}.json", *(f"artifacts/{PARENT}/one/{n}" for n in ("weights", "history"))},
         "plan": {"plans/mine/20261120.json"},
     }
-    store.save_checkpoint(PARENT, b"state")
+    store.save_checkpoint(PARENT, 1, b"state")
     plan(store, 0, PARENT, "e" * 24)
     beats(store, "e" * 24)  # a run works at the oldest plan, so its finished parent is in use
     found = shown(find(store, keep_plans=1))
     assert found["plan"] == {"plans/mine/20261121.json"} and f"commits/{CELL}.json" in found["unreached"]
-    assert f"commits/{PARENT}.json" not in found["unreached"] and found["finished"] == {f"checkpoints/{PARENT}.pt"}
+    assert f"commits/{PARENT}.json" not in found["unreached"] and found["finished"] == {
+        f"checkpoints/{PARENT}/000001.pt"
+    }
     removed(store, keep_plans=1)
     assert store.finished() == {PARENT, OLD} and store.plans("mine") == ["20261120", "20261122"]
     assert store.plans("another") == ["20261120"]
@@ -201,8 +235,9 @@ def test_old_probes_and_half_written_files(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), create=True)
     plan(store, 1, CELL)
     finish(store, CELL)
-    names = ["probes/start-1", "probes/start-2", f"checkpoints/{CELL}.pt#1", f"artifacts/{CELL}/dead/weights#12"]
-    for name in (*names, f"checkpoints/{CELL}.pt#2"):
+    names = ["probes/start-1", "probes/start-2", f"checkpoints/{CELL}/000001.pt#1"]
+    names += [f"artifacts/{CELL}/dead/weights#12"]
+    for name in (*names, f"checkpoints/{CELL}/000001.pt#2"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"123")
         if name != "probes/start-2" and not name.endswith("#2"):
@@ -211,7 +246,7 @@ def test_old_probes_and_half_written_files(tmp_path: Path) -> None:
     assert found == {"probe": {names[0]}, "half-written": set(names[2:])}
     list(sweep(store, find(store)))
     assert sorted(p.name for p in tmp_path.rglob("*") if "#" in p.name or "probes/" in str(p)) == [
-        f"{CELL}.pt#2", "start-2"
+        "000001.pt#2", "start-2"
     ]  # fmt: skip
     assert not (tmp_path / "artifacts" / CELL / "dead").exists() and store.finished() == {CELL}
 
@@ -297,7 +332,7 @@ def test_around_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
         return dict(json.loads(capfd.readouterr().out))
 
     first, second = run(3), run(2)
-    assert (first["executed"], second["executed"]) == ({"pretrain": 1, "finetune": 2}, {"finetune": 2})
+    assert (executed(first), executed(second)) == ({"pretrain": 1, "finetune": 2}, {"finetune": 2})
     assert collect.main([grid, "--out", "before"]) == 0
     store = open_store("runs")
     newer = store.load_plan("mine", second["plan"])["stages"].keys()
@@ -326,7 +361,7 @@ def test_around_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     assert collect.main([grid, "--out", "after"]) == 0
     assert tables(tmp_path / "after") == tables(tmp_path / "before")
     again = run(2)
-    assert again["executed"] == {} and again["reused"] == 3
+    assert executed(again) == {} and again["reused"] == 3
     assert "nothing to remove" in told(capfd)[0]
 
 

@@ -234,7 +234,7 @@ def test_a_file_that_is_no_grid(tmp_path: Path, content: bytes, says: str) -> No
         ("p1-tabel2", "no grid 'p1-tabel2': did you mean 'p1-table2'"),
         ("zzz", "allowed: "),
         ("nowhere.yaml", "nowhere.yaml: no such file; expected a grid in YAML, or a built-in name such as smoke"),
-        ("/tmp", "/tmp: no such file"),
+        ("/tmp", "/tmp: this is a folder; expected a grid in YAML"),
     ],
 )
 def test_a_grid_that_is_not_there(name: str, says: str) -> None:

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from orchestrator.execute.frontier import Frontier
-from orchestrator.plan.diff import Diff, diff, restrict, summary
-from orchestrator.plan.stages import Plan
-from tests.orchestrator.made_up import absent, planned
+from orchestrator.plan.diff import Diff, diff, restrict, standing, summary
+from orchestrator.plan.stages import Cell, Plan
+from tests.orchestrator.made_up import absent, graph, planned, stage
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +114,19 @@ def test_restrict_keeps_what_is_blocked_blocked() -> None:
     found = restrict(diff([plan], ()), cell)
     assert not found.to_run and set(found.keys("blocked")) == {cell, plan.stages[cell].parents["pretrain"]}
     assert set(found.reasons) == set(found.keys("blocked"))
+
+
+def test_a_blocked_stage_names_the_stage_at_which_the_cause_lies() -> None:
+    """a is blocked by its data, b by a; c has failed, d needs c, and e needs d but lacks data of its own."""
+    no_data, own = "/data: no folder pets", "/data: no folder flowers17"
+    stages = graph(
+        stage("a", blocked=no_data), stage("b", "a"), stage("c"), stage("d", "c"), stage("e", "d", blocked=own)
+    )
+    about = {"scenario": "seg-enc", "frozen": False, "model": "m", "pretext": "p", "pretext_data": "d", "network": "n"}
+    cells = tuple(Cell(**about, dataset="d", fraction=None, n_train=None, seed=0, key=key) for key in "bde")
+    plan = Plan("g", "smoke", cells, stages)
+    found = diff([plan], (), {"c": "boom"})
+    assert found.roots == {"a": "a", "b": "a", "d": "c", "e": "c"}
+    assert (found.reasons["b"], found.reasons["d"]) == (no_data, "its parent 'stage c' failed: boom")
+    assert found.causes == {no_data: ["a", "b"], own: ["e"]}
+    assert standing({"b": {"blocked_by": "a"}, "c": {}}, {"a"}) == {"c": {}}

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from orchestrator.record.store import Store, StoreError, open_store
-from tests.contracts.store_contract import StoreContract
+from orchestrator.record.garbage import MARGIN_SECONDS, find, sweep
+from orchestrator.record.leases import acquire, holder
+from orchestrator.record.store import Item, Store, StoreError, open_store
+from tests.contracts.store_contract import ROOT, StoreContract
 
 
 class TestFolder(StoreContract):
+    orders = 120
+
     @pytest.fixture
     def address(self, tmp_path: Path) -> str:
         return str(tmp_path / "runs")
@@ -74,7 +81,7 @@ def test_an_absent_folder_is_an_empty_store_that_refuses_to_be_written(tmp_path:
         store.load_plan("smoke")
     for write in (
         lambda: store.commit({"key": "a"}),
-        lambda: store.save_checkpoint("a", b""),
+        lambda: store.save_checkpoint("a", 1, b""),
         lambda: store.probe("x"),
     ):
         with pytest.raises(StoreError, match=f"cannot write .*{folder} did not exist"):
@@ -112,12 +119,52 @@ def test_a_damaged_record_is_named(tmp_path: Path, kind: str, content: bytes) ->
 
 
 def test_foreign_files_do_not_disturb(tmp_path: Path) -> None:
+    """Among them those under which NFS keeps a file for a while that was replaced while somebody read it."""
     store = open_store(str(tmp_path), create=True)
     store.commit({"key": "a"})
     store.save_plan({"grid": "smoke", "plan": "id1"})
-    for name in ("commits/.DS_Store", "commits/b.json.tmp", "plans/.DS_Store", "plans/smoke/.DS_Store", "plans/x.json"):
+    store.save_checkpoint("b", 1, b"state")
+    lease = acquire(store, "b", holder("one"))
+    for name in ("commits/.DS_Store", "commits/b.json.tmp", "plans/.DS_Store", "plans/smoke/.DS_Store", "plans/x.json",
+                 "commits/.nfs000000000162e1f700000001", "leases/.DS_Store", "leases/b/.nfs000000000162e1f700000002",
+                 "leases/b/x.json", "checkpoints/b/.nfs000000000162e1f700000003", "checkpoints/b/best.pt"):  # fmt: skip
         (tmp_path / name).write_bytes(b"?")
     assert (store.finished(), store.grids(), store.plans("smoke")) == ({"a"}, ["smoke"], ["id1"])
+    assert lease is not None and store.leases().keys() == {"b"} and store.checkpoint("b") == b"state"
+    lease.renew(1, 2)
+    lease.end()
+    store.drop_checkpoints("b")
+    assert store.leases() == {} and (tmp_path / "checkpoints" / "b" / "best.pt").exists()
+
+
+def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
+    """Not taken for a commit that another run has made."""
+    store = open_store(str(tmp_path), create=True)
+    (tmp_path / "commits").write_bytes(b"")
+    with pytest.raises(StoreError, match=f"^store {tmp_path}: cannot write commits/a.json: "):
+        store.commit({"key": "a"})
+
+
+def test_half_a_file_is_not_seen_and_gc_finds_it(tmp_path: Path) -> None:
+    """A process killed while a part of a large file is on the disk."""
+    store, key, size = open_store(str(tmp_path), create=True), "a" * 24, 200_000_000
+    store.save_plan({"grid": "smoke", "plan": "id1", "stages": {key: {"key": key}}})
+    code = "import sys; from orchestrator.record.store import open_store; store = open_store(sys.argv[1])\n"
+    code += f"store.put_artifact('{key}', 'one', 'weights', b'x' * {size})"
+    parts: list[Item] = []
+    while not parts:  # again where it was whole before the kill came
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+        while process.poll() is None and not any(item.size for item in store.half_written()):
+            pass
+        process.kill()
+        process.wait()
+        parts = store.half_written()
+    assert len(parts) == 1 and 0 < parts[0].size <= size
+    assert [item.size for item in store.items("artifacts")] in ([], [size])  # whole, if it was not the first
+    later = time.time() + 2 * MARGIN_SECONDS
+    assert [p.items for p in find(store, now=later).pieces if p.reason == "half-written"] == [tuple(parts)]
+    list(sweep(store, find(store, now=later)))
+    assert store.half_written() == [] == store.items("artifacts")
 
 
 def test_a_commit_on_disk_is_plain_json(tmp_path: Path) -> None:

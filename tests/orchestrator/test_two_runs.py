@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestrator.record.garbage import find
 from orchestrator.record.store import open_store
 from tests.orchestrator.test_run import ROOT, command, environment, metrics, run
 
@@ -38,7 +41,7 @@ def test_overlapping_grids_at_the_same_moment_share_the_work(tmp_path: Path) -> 
     assert len(unique) == 2 + 8 + 8
     assert sum(sum(t["executed"].values()) for t in totals) == len(unique)
     assert [t["wasted"] for t in totals] == [0, 0]
-    assert all(t["executed"] for t in totals)  # neither only waited for the other
+    assert all(any(t["executed"].values()) for t in totals)  # neither only waited for the other
 
 
 def test_a_run_that_sleeps_beyond_its_lease_and_wakes_up_changes_nothing(tmp_path: Path) -> None:
@@ -62,6 +65,67 @@ def test_a_run_that_sleeps_beyond_its_lease_and_wakes_up_changes_nothing(tmp_pat
     undisturbed = tmp_path / "undisturbed"
     run(undisturbed, *SLOW)
     assert metrics(open_store(str(undisturbed))) == metrics(store)
+
+
+class Worker:
+    """`stopping_worker` on one stage; it stops itself before its checkpoint number `which`."""
+
+    def __init__(self, store: Path, stage: dict[str, Any], *, over: int = 0, which: int = 0) -> None:
+        job = {"store": str(store), "data_root": "data", "run": f"run {over}", "checkpoint_seconds": 0.0}
+        job |= {"beat_seconds": 0.1, "cache_dir": str(store.parent / "cache")}
+        words = [json.dumps(job), json.dumps(stage), str(over), str(which)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.orchestrator.stopping_worker", *words],
+            cwd=ROOT, env=environment(store.parent), stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def wait_until_stopped(self) -> None:
+        assert os.WIFSTOPPED(os.waitpid(self._process.pid, os.WUNTRACED)[1])
+
+    def wake_and_end(self) -> dict[str, Any]:
+        self._process.send_signal(signal.SIGCONT)
+        stdout, _ = self._process.communicate(timeout=120)
+        assert self._process.returncode == 0
+        return dict(json.loads(stdout))
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def test_a_worker_stopped_between_its_look_and_its_write_spoils_no_checkpoint(tmp_path: Path) -> None:
+    """It is woken once while who took over trains, and once after that has finished."""
+    run(tmp_path / "planned", *SLOW, "--only", "fraction=0.2", "--only", "model=SimCLR")
+    plan = open_store(str(tmp_path / "planned")).load_plan("smoke")
+    stage = next(stage for stage in plan["stages"].values() if stage["kind"] == "pretrain")
+    key, undisturbed = stage["key"], metrics(open_store(str(tmp_path / "planned")))
+    store = open_store(str(tmp_path / "runs"), create=True)
+    store.save_plan(plan)
+    workers = [Worker(tmp_path / "runs", stage, which=4)]
+    try:
+        workers[0].wait_until_stopped()
+        workers += [Worker(tmp_path / "runs", stage, over=1, which=3)]
+        workers[1].wait_until_stopped()
+        before = store.checkpoint(key)
+        assert [item.path for item in store.items("checkpoints")] == [f"checkpoints/{key}/000002.pt"]
+        assert workers[0].wake_and_end()["outcome"] == "elsewhere"  # and it has written
+        assert len(store.items("checkpoints")) == 2 and store.checkpoint(key) == before
+        assert store.leases()[key]["run"] == "run 1"
+
+        workers += [Worker(tmp_path / "runs", stage, over=2)]
+        ended = workers[2].wake_and_end()
+        assert (ended["outcome"], ended["executed"], ended["wasted"]) == ("succeeded", True, False)
+        commits = store.commits([key])
+        assert commits[key]["facts"]["resumed_from"] > 0 and store.items("checkpoints") == []
+        assert workers[1].wake_and_end()["outcome"] == "elsewhere"
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert store.commits([key]) == commits and commits[key]["metrics"] == undisturbed[key]
+    assert store.leases() == {} and store.latest_lease(key) == (3, True)
+    late = [item.path for piece in find(store).pieces for item in piece.items]
+    assert late == [f"checkpoints/{key}/000002.pt"] == [item.path for item in store.items("checkpoints")]
 
 
 def _held_pretrain(folder: Path, process: subprocess.Popen[str]) -> str:

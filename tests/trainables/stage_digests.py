@@ -29,6 +29,11 @@ REGISTRIES: dict[tuple[str, str], str | None] = {
     ("trainables.stages", "STAGES"): "kind",
     ("trainables.pretexts", "PRETEXTS"): "method",
     ("trainables.networks", "NETWORKS"): "network",
+    ("trainables.data.prepare", "PREPARATIONS"): "method",
+    ("trainables.analyses", "ANALYSES"): "method",
+    ("trainables.settings.networks", "NETWORK_SETTINGS"): "network",
+    ("trainables.settings.networks", "AnyNetworkSettings"): None,
+    ("trainables.settings.datasets", "PREPARE_SETTINGS"): "method",
     ("trainables.settings.pretexts", "PRETEXT_SETTINGS"): "method",
     ("trainables.settings.pretexts", "PretextSettings"): None,
     ("trainables.settings.datasets", "DatasetOptions"): None,
@@ -37,6 +42,8 @@ REGISTRIES: dict[tuple[str, str], str | None] = {
     ("trainables.data", "READERS"): None,
 }
 Name = tuple[str, str]  # module, definition in it; "*": all of it
+# Stages that another stage calls: they have versions of their own, which the key of the other holds too.
+VERSIONED: set[Name] = {("trainables.pretexts.pretrain", "pretrain"), ("trainables.downstream.finetune", "finetune")}
 
 
 def digests() -> dict[str, dict[str, Any]]:
@@ -77,7 +84,7 @@ def _closure(root: Name, chosen: dict[str, str]) -> dict[str, str]:
         for module, statement in _statements(name):
             statement = _choose(module, statement, chosen)
             reached[module][statement.lineno], names = _content(module, statement)
-            waiting += names
+            waiting += [n for n in names if module == "trainables.stages" or n not in VERSIONED]
         waiting.append((name[0], ""))  # statements of a module that define nothing, but do something
     return {
         module: hashlib.sha256("\n".join(text for _, text in sorted(parts.items())).encode()).hexdigest()[:24]

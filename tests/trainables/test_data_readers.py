@@ -148,7 +148,7 @@ class TestFolderWithParts(DatasetContract):
     def test_classes_in_the_options_go_before_the_file(self, listing, tmp_path):
         options = {"path": "my set ü", "classes": {"0": "background", "1": "ground", "2": "thing", "9": "rim"}}
         assert open_dataset("folder", tmp_path, {**options, "target": "thing"}).mask_values == {0: 0, 1: 0, 2: 1, 9: 0}
-        with pytest.raises(DataError, match="target must be one of background, ground, rim, thing, but got ''"):
+        with pytest.raises(DataError, match=r"target must be one of background, ground, rim, thing, or \*, but got ''"):
             open_dataset("folder", tmp_path, options)
 
 

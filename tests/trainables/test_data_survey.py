@@ -39,6 +39,7 @@ def test_a_record_says_what_the_file_is(folder, tmp_path):
         "width": 30,
         "height": 20,
         "values": [0, 1, 2],
+        "pixels": None,
         "problem": None,
     }
 
@@ -88,7 +89,7 @@ def test_the_fingerprint_tells_parts_names_and_meanings_apart(folder):
         b"[]",
         b"\xff\xff",
         b'{"version": [0, 0], "files": {}}',
-        b'{"version": [1, 1], "files": []}',
+        b'{"version": [2, 1], "files": []}',
         b"[" * 5000,
     ],
 )

@@ -10,7 +10,17 @@ from trainables.pretexts.decoding import TASKS, DecodingHeads
 from trainables.pretexts.masks import Masked, apply_masks, draw_masks
 from trainables.pretexts.views import Views, two_views
 from trainables.randomness import generator
-from trainables.settings import ConRecSettings, NetworkSettings, ReconstructionSettings, SimCLRSettings
+from trainables.settings import (
+    BYOLColorSettings,
+    BYOLSettings,
+    ClassificationSettings,
+    ConRecSettings,
+    MoCoSettings,
+    NetworkSettings,
+    ReconstructionSettings,
+    SegmentationSettings,
+    SimCLRSettings,
+)
 
 WHOLE = ("encoder", "skips", "decoder")
 
@@ -57,6 +67,57 @@ class TestConRec(PretextContract):
             output = torch.sigmoid(pretext.pretext["decoding"][task](decoded))
             assert output.shape == target.shape
             assert losses[task].item() == pytest.approx((output - target).square().mean().item(), rel=1e-5)
+
+
+class TestSegmentation(PretextContract):
+    settings = SegmentationSettings()
+    parts = (*WHOLE, "head")
+    classes = 2
+
+
+class TestSegmentationOfThreeClasses(PretextContract):
+    settings = SegmentationSettings()
+    parts = WHOLE
+    classes = 3
+
+
+class TestClassification(PretextContract):
+    settings = ClassificationSettings()
+    parts = ("encoder",)
+    classes = 2
+
+
+class TestClassificationOfFourClasses(PretextContract):
+    settings = ClassificationSettings()
+    parts = ("encoder",)
+    classes = 4
+
+
+class TestBYOL(PretextContract):
+    settings = BYOLSettings(hidden=64, projection=16)
+    parts = ("encoder",)
+
+
+class TestBYOLWithSharedDraws(PretextContract):
+    settings = BYOLSettings(hidden=64, projection=16, shared_draws=True)
+    parts = ("encoder",)
+
+
+class TestBYOLColor(PretextContract):
+    settings = BYOLColorSettings(hidden=64, projection=16)
+    parts = ("encoder",)
+
+
+class TestMoCo(PretextContract):
+    settings = MoCoSettings(queue=24, projection=16, momentum=0.9)
+    parts = ("encoder",)
+
+    def test_training_lowers_the_loss(self, batch):
+        """The validation loss: that of training rises while the queue fills with keys that are like the queries."""
+        pretext = self.fresh()
+        before = pretext.validate(batch, generator(7))[0]["loss"]
+        self.steps(pretext, torch.optim.Adam(pretext.parameters(), lr=3e-3), batch, range(25))
+        assert pretext.validate(batch, generator(7))[0]["loss"] < 0.95 * before
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,21 @@ import torch
 
 from trainables.context import Context, StageError
 from trainables.data import DataError, open_dataset
-from trainables.pretexts.pretrain import _batches, _hold_out, pretrain
+from trainables.pretexts.pretrain import _batches, _parts, pretrain
+from trainables.pretexts.samples import Samples
+from trainables.settings import PRETEXT_SETTINGS, PretrainSettings, SimCLRSettings
+
+SMALL = {
+    "byol": {"hidden": 32, "projection": 8},
+    "byol-color": {"hidden": 32, "projection": 8},
+    "moco-v2": {"queue": 20, "projection": 8},
+}
+METHODS = sorted(PRETEXT_SETTINGS)
 
 
 def spec(method="simclr", count=40, **pretrain_settings):
     return {
-        "pretext": {"method": method},
+        "pretext": {"method": method, **SMALL.get(method, {})},
         "network": {"name": "conrec-unet", "width": 4},
         "data": {"reader": "shapes", "options": {"count": count}},
         "pretrain": {"steps": 6, "batch": 8, "input_size": 32, "report_every": 3} | pretrain_settings,
@@ -38,8 +47,31 @@ class Interrupted(Context):
             raise Preempted
 
 
-def context(path, name="stage", cls=Context):
-    return cls(path, path / name, cache_dir=path / "cache")
+def context(path, name="stage", cls=Context, **more):
+    return cls(path, path / name, cache_dir=path / "cache", **more)
+
+
+def prepared(count=24, side=32, **more):
+    """What a prepare stage gives: noise with a coloured square, its mask, its colour as label, and other colours."""
+    numbers = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 120, (count, 1, side, side), generator=numbers, dtype=torch.uint8).repeat(1, 3, 1, 1)
+    masks = torch.zeros(count, side, side, dtype=torch.uint8)
+    labels = torch.arange(count) % 3
+    places = torch.randint(0, side // 2, (count, 2), generator=numbers).tolist()
+    for row, (top, left) in enumerate(places):
+        square = (slice(top, top + side // 2), slice(left, left + side // 2))
+        masks[row][square] = 1
+        images[row, labels[row]][square] = 250
+    return {"images": images, "masks": masks, "labels": labels, "colored": images.flip(1), **more}
+
+
+def stage_of(method, path, name="stage", cls=Context, **more):
+    """(spec, context) of a small stage of any method; those with labels or colours get prepared tensors."""
+    chosen = spec(method, **more.pop("dials", {}))
+    if PRETEXT_SETTINGS[method].needs & {"labels", "colored"}:
+        chosen["data"] = {"reader": "shapes", "options": {}, "prepared": True}
+        more["parents"] = {"data": prepared()}
+    return chosen, context(path, name, cls, **more)
 
 
 def test_metrics_curve_and_facts(tmp_path):
@@ -53,7 +85,8 @@ def test_metrics_curve_and_facts(tmp_path):
     assert result.metrics["val_loss_start"] == stage.history[0]["val_loss"]
     errors = sum(result.metrics[f"val_{task}"] for task in ("reconstruction", "color", "mask", "fill"))
     assert result.metrics["val_loss"] == pytest.approx(25 * errors + result.metrics["val_contrast"], rel=1e-5)
-    assert result.facts == {"n_pretrain": 36, "n_validation": 4, "resumed_from": 0}
+    assert result.facts == {"n_pretrain": 36, "n_validation": 4, "steps": 6, "resumed_from": 0}
+    assert result.state is None
     assert {"train_loss", "train_mask"} <= set(stage.history[-1])
 
 
@@ -66,16 +99,21 @@ def test_validation_draws_are_the_same_at_every_step(tmp_path):
     assert first == second and first["val_loss"] == first["val_loss_start"]
 
 
-@pytest.mark.parametrize("method", ["simclr", "reconstruction", "conrec"])
+@pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_stage_ends_digit_for_digit_as_an_undisturbed_one(tmp_path, method):
-    undisturbed = context(tmp_path, "undisturbed")
-    expected = pretrain(spec(method), undisturbed)
+    asked, undisturbed = stage_of(method, tmp_path, "undisturbed")
+    expected = pretrain(asked, undisturbed)
     with pytest.raises(Preempted):
-        pretrain(spec(method), context(tmp_path, "broken", Interrupted))
-    resumed = context(tmp_path, "broken")
-    result = pretrain(spec(method), resumed)
+        pretrain(*stage_of(method, tmp_path, "broken", Interrupted))
+    _, resumed = stage_of(method, tmp_path, "broken")
+    result = pretrain(asked, resumed)
     assert result.facts["resumed_from"] == Interrupted.dies_at
-    assert result.metrics == expected.metrics and resumed.history == undisturbed.history
+    assert resumed.history == undisturbed.history
+    assert_same(result, expected)
+
+
+def assert_same(result, expected):
+    assert result.metrics == expected.metrics
     assert result.weights.keys() == expected.weights.keys()
     assert all(torch.equal(tensor, expected.weights[name]) for name, tensor in result.weights.items())
 
@@ -83,6 +121,17 @@ def test_an_interrupted_stage_ends_digit_for_digit_as_an_undisturbed_one(tmp_pat
 def test_another_seed_is_another_run(tmp_path):
     losses = [pretrain(spec() | {"seed": seed}, context(tmp_path, str(seed))).metrics["val_loss"] for seed in (0, 1)]
     assert losses[0] != losses[1]
+
+
+def test_an_encoder_to_start_from(tmp_path):
+    """No step at all: what is handed on is what was given; it is moved on by the first step."""
+    given = pretrain(spec("simclr", steps=2) | {"seed": 5}, context(tmp_path, "given")).weights
+    asked = spec("conrec", steps=0) | {"init": True}
+    weights = pretrain(asked, context(tmp_path, "conrec", parents={"init": given})).weights
+    encoder = [name for name in weights if name.startswith("encoder.")]
+    assert encoder and all(torch.equal(weights[name], given[name]) for name in encoder)
+    with pytest.raises(StageError, match="is to start from given weights, but none were given"):
+        pretrain(asked, context(tmp_path, "none"))
 
 
 def test_weights_are_what_safetensors_can_hold(tmp_path):
@@ -95,10 +144,15 @@ def test_weights_are_what_safetensors_can_hold(tmp_path):
 
 @pytest.mark.parametrize(("count", "wanted", "held_out"), [(4, 128, 2), (60, 128, 6), (2000, 128, 128), (60, 3, 3)])
 def test_held_out_images_are_few_and_never_trained_on(count, wanted, held_out):
-    training, validation = _hold_out(count, wanted, seed=0)
+    samples = Samples(torch.zeros(count, 3, 1, 1), torch.zeros(count, 4))
+
+    def parts(seed):
+        return _parts(samples, SimCLRSettings(), PretrainSettings(validation_images=wanted), seed)
+
+    training, validation = parts(0)
     assert len(validation) == held_out
     assert sorted(torch.cat([training, validation]).tolist()) == list(range(count))
-    assert not torch.equal(validation, _hold_out(count, wanted, seed=1)[1])
+    assert not torch.equal(validation, parts(1)[1])
 
 
 def test_no_validation_batch_is_a_single_image():
@@ -128,7 +182,7 @@ def test_sizes_that_do_not_fit(tmp_path, method, changes, message):
 def test_too_few_images(tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from trainables.pretexts import pretrain as module
+    from trainables.pretexts import samples as module
 
     three = replace(open_dataset("shapes", tmp_path, {"count": 40}), pretrain=(0, 1, 2))
     monkeypatch.setattr(module, "open_dataset", lambda *_: three)

@@ -85,16 +85,16 @@ def changed(before, tmp_path, monkeypatch):
     return change
 
 
-PRETRAINS = {"pretrain/simclr", "pretrain/reconstruction", "pretrain/conrec"}
+PRETRAINS = {stage for stage in VERSIONS if stage.startswith("pretrain/")}
 
 
 @pytest.mark.parametrize(
     ("path", "old", "new", "stages"),
     [
-        ("losses/dice.py", "return ", "return 1 * ", {"finetune"}),
+        ("losses/dice.py", "return ", "return 1 * ", {"finetune", "pretrain/segmentation"}),
         ("losses/ntxent.py", "return ", "return 1 * ", {"pretrain/simclr", "pretrain/conrec"}),
         ("training.py", "optimizer.step()", "optimizer.step(None)", {*PRETRAINS, "finetune"}),
-        ("randomness.py", ">> 1", ">> 2", {*PRETRAINS, "finetune"}),
+        ("randomness.py", ">> 1", ">> 2", {*PRETRAINS, "finetune", "prepare/car-patches", "prepare/cubes"}),
         ("pretexts/simclr.py", "self.settings = settings", "self.settings = (settings)", set()),
         ("pretexts/simclr.py", "self.settings = settings", "self.settings = settings  # why", set()),
         ("pretexts/simclr.py", "self.settings = settings", "self.settings = settings or None", {"pretrain/simclr"}),

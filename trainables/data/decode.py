@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,40 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from trainables.data.listing import COLOUR, DataError, show_value
+from trainables.data.listing import COLOUR, DataError, Listing, show_value
 
 VERSION = 1  # raise it when a pixel changes
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+def read_image(listing: Listing, number: int) -> Image.Image:
+    """An image at its own size, RGB.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    if listing.draw is not None:
+        return Image.fromarray(listing.draw(number)[0])
+    path = listing.folder / listing.images[number]
+    try:
+        return as_image(open_picture(read(path)))
+    except DataError as error:
+        raise DataError(f"{path}: this image {error}") from None
+
+
+def read_mask(listing: Listing, number: int) -> NDArray[np.uint8]:
+    """A mask at its own size: class numbers, uint8 [H, W].
+
+    Raises:
+        DataError: it cannot be decoded, or holds a value that `mask_values` does not know.
+    """
+    if listing.draw is not None:
+        return listing.draw(number)[1]
+    path = listing.folder / str(listing.masks[number])
+    try:
+        return translate(as_mask(open_picture(read(path))), listing.mask_values)
+    except DataError as error:
+        raise DataError(f"{path}: this mask {error}") from None
 
 
 def open_picture(content: bytes) -> Image.Image:
@@ -47,6 +78,11 @@ def as_image(picture: Image.Image) -> Image.Image:
     if picture.mode in _DEEP:
         raise DataError(f"has more than 8 bits a channel (mode {picture.mode}); expected 8-bit grey or colour")
     return picture.convert("RGB")
+
+
+def digest(picture: Image.Image) -> str:
+    """A digest of the pixels, equal for copies of a picture however they were compressed without loss."""
+    return hashlib.blake2b(f"{picture.size}".encode() + picture.tobytes(), digest_size=16).hexdigest()
 
 
 def as_mask(picture: Image.Image) -> NDArray[np.int32]:
@@ -89,7 +125,7 @@ def distinct(values: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def translate(values: NDArray[np.int32], meaning: Mapping[int, int]) -> NDArray[np.uint8]:
-    """Pixel values to 0, 1 and 255 by `mask_values`.
+    """Pixel values to class numbers and 255 by `mask_values`.
 
     Raises:
         DataError: a value without a meaning; the message names no file.

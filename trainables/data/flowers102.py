@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from trainables.data.listing import DataError, Listing, count_note, find_folder, pictures, read_mat
+from trainables.data.listing import AbsentData, DataError, Listing, count_note, find_folder, pictures, read_mat
 from trainables.settings.datasets import Flowers102Options
 
 FOLDERS = ("flowers-102", "102flowers", "oxford_flowers102", "oxford_102_flowers")
@@ -21,7 +21,7 @@ def open_listing(data_root: Path, options: Flowers102Options) -> Listing:
     folder = find_folder(data_root, FOLDERS, HOLDS)
     images = [name for name in pictures(folder / "jpg") if re.fullmatch(r"image_\d+\.\w+", name)]
     if not images:
-        raise DataError(f"{folder / 'jpg'}: no image_NNNNN.jpg in it; expected {HOLDS}")
+        raise AbsentData(f"{folder / 'jpg'}: no image_NNNNN.jpg in it; expected {HOLDS}")
     return Listing(
         reader="flowers102",
         folder=folder,

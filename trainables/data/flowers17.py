@@ -11,6 +11,7 @@ from trainables.data.listing import (
     IGNORE,
     OBJECT,
     PICTURE_EXTENSIONS,
+    AbsentData,
     DataError,
     Listing,
     colour_value,
@@ -50,7 +51,7 @@ def open_listing(data_root: Path, options: Flowers17Options) -> Listing:
     folder = find_folder(data_root, FOLDERS, HOLDS)
     images = _by_number(folder, "jpg", PICTURE_EXTENSIONS)
     if not images:
-        raise DataError(f"{folder / 'jpg'}: no image_NNNN.jpg in it; expected {HOLDS}")
+        raise AbsentData(f"{folder / 'jpg'}: no image_NNNN.jpg in it; expected {HOLDS}")
     trimaps = _by_number(folder, "trimaps", [".png"])
     masks = tuple(trimaps.get(number) for number in images)
     pool = tuple(number for number, mask in enumerate(masks) if mask is not None)

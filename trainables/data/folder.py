@@ -5,11 +5,15 @@ PATH/masks/NAME.png         grey or palette: class numbers; absent: the set serv
 PATH/splits/train.txt       names, one a line, with test.txt (or val.txt): the official parts; absent: a pool
 PATH/splits/unlabelled.txt  names of images that have no mask on purpose; they serve for pretraining
 PATH/classes.yaml           `value: name`, one a line; absent: binary, 0 is background and 1 or 255 the object
+
+Task: the class `target` against the rest, or, with `target: "*"`, all classes: they are numbered 0..C-1 in the order of
+their pixel values, values of one name are one class, and values in `ignore` are neither classes nor counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +22,84 @@ from trainables.data.listing import (
     IGNORE,
     OBJECT,
     PICTURE_EXTENSIONS,
+    AbsentData,
     DataError,
     Listing,
+    WrongRequest,
     pictures,
     read_lines,
 )
 from trainables.settings.datasets import FolderOptions
 
+EVERY_CLASS = "*"
 HOLDS = "images/, and masks/ with equal stems"
 NAMES = "image names, one a line"
 CLASSES = "`value: name`, one a line, such as `8: car`"
 
 
 def open_listing(data_root: Path, options: FolderOptions) -> Listing:
-    """Task: the class `target` against the rest. Pretraining: all images, those of every part included.
+    """Task: the class `target` against the rest, or all classes. Pretraining: all images, of every part, or without
+    those that evaluate. Labels: by the file's prefix, by its subfolder, or none.
 
     With train and test (or val) lists the task has official parts: test.txt goes before val.txt. Without them all
     images but the unlabelled ones are the pool.
 
     Raises:
-        DataError: no such folder; no picture in it; a list or classes.yaml unreadable; a listed name without an
-            image; no such target class.
+        AbsentData: no such folder; no picture in it.
+        WrongRequest: `path` leads to something else; no such target class.
+        DataError: a list or classes.yaml unreadable; a listed name without an image.
     """
     if not options.path:
-        raise DataError("options of folder: `path` is missing; expected a folder with " + HOLDS)
+        raise WrongRequest("options of folder: `path` is missing; expected a folder with " + HOLDS)
     folder = data_root / options.path
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one with {HOLDS}")
+    if not folder.exists():
+        raise AbsentData(f"{folder}: no such folder; expected one with {HOLDS}")
+    if not (folder / "images").is_dir():
+        raise WrongRequest(f"{folder}: `path` of the dataset leads here, but there is no images/; expected {HOLDS}")
     images = _by_stem(folder, "images")
     if not images:
-        raise DataError(f"{folder / 'images'}: no picture in it; expected {', '.join(PICTURE_EXTENSIONS)}")
+        raise AbsentData(f"{folder / 'images'}: no picture in it; expected {', '.join(PICTURE_EXTENSIONS)}")
     masks = _by_stem(folder, "masks") if (folder / "masks").is_dir() else {}
     numbers = {stem: number for number, stem in enumerate(images)}
     unlabelled = _part(folder, "unlabelled", numbers) or ()
     train, evaluation, pool, notes = _parts(folder, numbers, set(unlabelled), bool(masks))
     if extra := sorted(set(masks) - set(images)):
         notes += (f"folder: {len(extra)} masks have no image, {masks[extra[0]]} the first",)
-    meaning, target, exclusive = _meaning(folder, options) if masks else ({}, "object", ())
+    labels, label_names = _labels(options, list(images))
+    held_out = set(evaluation) if options.pretrain == "no-evaluation" else set()
+    meaning = _meaning(folder, options) if masks else _Meaning({}, (), "object")
     return Listing(
         reader="folder",
         folder=folder,
         images=tuple(images.values()),
         masks=tuple(masks.get(stem) for stem in images),
-        labels=(None,) * len(images),
-        mask_values=meaning,
-        pretrain=tuple(range(len(images))),
+        labels=labels,
+        mask_values=meaning.values,
+        pretrain=tuple(number for number in range(len(images)) if number not in held_out),
         pool=pool,
         train=train,
         evaluation=evaluation,
         notes=notes,
-        target=target,
-        exclusive=exclusive,
+        target=meaning.target,
+        exclusive=meaning.exclusive,
+        classes=meaning.classes,
+        label_names=label_names,
     )
+
+
+def _labels(options: FolderOptions, stems: list[str]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    """(label of each image, names of the labels)."""
+    if options.labels == "none":
+        return (None,) * len(stems), ()
+    separator = "_" if options.labels == "prefix" else "/"
+    names = [(stem.rpartition("/")[2] if separator == "_" else stem).partition(separator) for stem in stems]
+    for stem, (_, found, _) in zip(stems, names, strict=True):
+        if not found:
+            raise DataError(
+                f"options of folder: labels is {options.labels!r}, but the image {stem!r} has no {separator!r}"
+            )
+    classes = tuple(sorted({name for name, _, _ in names}))
+    return tuple(classes.index(name) for name, _, _ in names), classes
 
 
 def _by_stem(folder: Path, part: str) -> dict[str, str]:
@@ -121,27 +151,49 @@ def _without_extension(name: str) -> str:
     return name.rpartition(".")[0] if name.lower().endswith(PICTURE_EXTENSIONS) else name
 
 
-def _meaning(folder: Path, options: FolderOptions) -> tuple[dict[int, int], str, tuple[int, ...]]:
-    """(mask_values, name of the target, exclusive values)."""
+@dataclass(frozen=True)
+class _Meaning:
+    """What pixel values mean (see `Listing`)."""
+
+    values: dict[int, int]
+    classes: tuple[str, ...]
+    target: str
+    exclusive: tuple[int, ...] = ()
+
+
+def _meaning(folder: Path, options: FolderOptions) -> _Meaning:
     if any(not isinstance(value, int) for value in options.ignore):
-        raise DataError(f"options of folder: ignore must be pixel values, but got {options.ignore!r}")
+        raise WrongRequest(f"options of folder: ignore must be pixel values, but got {options.ignore!r}")
     ignored = dict.fromkeys(options.ignore, IGNORE)
     classes = _classes(folder, options.classes)
     if not classes:
         if options.target:
-            raise DataError(
+            raise WrongRequest(
                 f"{folder}: target {options.target!r}, but no classes; expected classes.yaml with {CLASSES}"
             )
         binary = {0: BACKGROUND, 1: OBJECT, 255: OBJECT} | ignored
-        return binary, "object", tuple(v for v, meaning in binary.items() if meaning == OBJECT)
+        exclusive = tuple(v for v, meaning in binary.items() if meaning == OBJECT)
+        return _Meaning(binary, ("background", "object"), "object", exclusive)
+    if options.target == EVERY_CLASS:
+        return _every_class(folder, classes, ignored)
     ground = {value for value, name in classes.items() if name == "background"} or {0}
     named = sorted({name for value, name in classes.items() if value not in ground and value not in ignored})
     target = options.target or (named[0] if len(named) == 1 else "")
     if target not in classes.values():
         allowed = ", ".join(sorted(set(classes.values())))
-        raise DataError(f"options of folder: target must be one of {allowed}, but got {options.target!r} ({folder})")
+        raise WrongRequest(
+            f"options of folder: target must be one of {allowed}, or *, but got {options.target!r} ({folder})"
+        )
     meaning = {value: OBJECT if name == target else BACKGROUND for value, name in classes.items()}
-    return meaning | ignored, target, ()
+    return _Meaning(meaning | ignored, ("background", target), target)
+
+
+def _every_class(folder: Path, classes: Mapping[int, str], ignored: Mapping[int, int]) -> _Meaning:
+    counted = {value: name for value, name in sorted(classes.items()) if value not in ignored}
+    names = tuple(dict.fromkeys(counted.values()))
+    if not 2 <= len(names) < IGNORE:
+        raise WrongRequest(f"options of folder: target '*' needs 2 to 254 classes, but got {len(names)} ({folder})")
+    return _Meaning({value: names.index(name) for value, name in counted.items()} | dict(ignored), names, EVERY_CLASS)
 
 
 def _classes(folder: Path, given: Mapping[str, str]) -> dict[int, str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,32 +16,48 @@ PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 COLOUR = 1 << 24  # tells the value of a colour from that of a grey level
 
 Draw = Callable[[int], tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]
+Kind = Literal["pictures", "cubes", "scans"]
 
 
 class DataError(Exception):
     """A fault of the data or of the request for it. The message is for the user."""
 
 
+class AbsentData(DataError):
+    """The data are not there, or nothing of them. What needs them waits for them; it is no wrong request."""
+
+
+class WrongRequest(DataError):
+    """No such dataset or option: the data have not been looked at."""
+
+
 @dataclass(frozen=True)
 class Listing:
-    """A dataset as a binary segmentation task and a source of images for pretraining.
+    """A dataset as a segmentation task, an image classification task and a source of images for pretraining.
 
     Attributes:
         reader: name in `READERS`.
         folder: where the dataset lies; `images` and `masks` are relative to it, with forward slashes.
         images: one name per image; an image's place in this tuple is its *number*.
         masks: name of the mask of each image, None where it has none.
-        labels: class number (from 0) of each image, None where the set has none.
-        mask_values: pixel value in the file -> 0 background, 1 object, 255 not counted. A value that is not in it is
+        labels: class number (from 0) of each image as a whole, None where it has none.
+        mask_values: pixel value in the file -> class number 0..C-1, or 255: not counted. A value that is not in it is
             an error. The value of a colour mask's pixel is `colour_value(r, g, b)`.
-        pretrain: numbers that self-supervised pretraining sees.
+        pretrain: numbers that pretraining may see. Supervised pretraining uses those of them with a mask (or a label).
         pool: annotated images that a fraction is drawn from; the others of the pool evaluate.
         train, evaluation: the official parts, where the task has them; then `pool` is empty.
         notes: what was counted otherwise than expected; for the user, no error.
         target: name of the object, for messages.
         exclusive: pixel values of which only one may occur in the whole set, else their meaning is unclear.
-        draw: makes image and mask of a number, uint8 [H, W, 3] and [H, W], where nothing lies on the disk.
+        draw: makes image and mask of a number, where nothing lies on the disk: uint8 [H, W, 3] and [H, W]; of volumes
+            uint8 [X, Y, Z] both.
         identity: what stands for the file contents in the fingerprint then.
+        classes: names of the mask classes by number; default `("background", target)`. Two classes are a binary task,
+            class 1 its object. Empty where no image has a mask.
+        label_names: names of the image classes by number; empty where the set does not name them.
+        validation: the official part that chooses among weights; it neither trains nor evaluates.
+        kind: `pictures`; `cubes`: volumes of one shape, many in a file, named `FILE#INDEX` (see `cubes`); `scans`:
+            whole volumes of any shape, from which a `prepare` stage cuts cubes (see `scans`).
     """
 
     reader: str
@@ -59,11 +75,28 @@ class Listing:
     exclusive: tuple[int, ...] = ()
     draw: Draw | None = field(default=None, compare=False)
     identity: str = ""
+    classes: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
+    validation: tuple[int, ...] = ()
+    kind: Kind = "pictures"
+
+    def __post_init__(self) -> None:
+        if not self.classes and self.mask_values:
+            object.__setattr__(self, "classes", ("background", self.target))
 
     @property
     def annotated(self) -> tuple[int, ...]:
         """Numbers of the images that the segmentation task uses."""
-        return self.pool + self.train + self.evaluation
+        return self.pool + self.train + (self.validation if self.train else ()) + self.evaluation
+
+    @property
+    def labelled(self) -> tuple[int, ...]:
+        """Numbers of the images that have a label."""
+        return tuple(number for number, label in enumerate(self.labels) if label is not None)
+
+    def file(self, name: str) -> str:
+        """The file that holds the image or mask `name`."""
+        return name.partition("#")[0] if self.kind == "cubes" else name
 
 
 def colour_value(red: int, green: int, blue: int) -> int:
@@ -86,12 +119,15 @@ def find_folder(data_root: Path, names: Sequence[str], holds: str) -> Path:
         holds: what is expected in the folder, for the message.
 
     Raises:
-        DataError: there is none; names all accepted names.
+        AbsentData: there is none; names all accepted names.
+        DataError: the data root is no folder, or not readable.
     """
     try:
         present = sorted(entry.name for entry in os.scandir(data_root) if entry.is_dir())
     except OSError as error:
-        raise DataError(f"{data_root}: cannot read the data root ({error.strerror}); it holds the datasets") from None
+        raise _unreadable(
+            error, f"{data_root}: cannot read the data root ({error.strerror}); it holds the datasets"
+        ) from None
     by_spelling = {_spelling(name): name for name in reversed(present)}
     for name in names:
         if name in present:
@@ -99,7 +135,12 @@ def find_folder(data_root: Path, names: Sequence[str], holds: str) -> Path:
     for name in names:
         if found := by_spelling.get(_spelling(name)):
             return data_root / found
-    raise DataError(f"{data_root}: no folder {' or '.join(names)}; expected one with {holds}")
+    raise AbsentData(f"{data_root}: no folder {' or '.join(names)}; expected one with {holds}")
+
+
+def _unreadable(error: OSError, text: str) -> DataError:
+    """What is not there is absent; what is there and cannot be read is a fault."""
+    return AbsentData(text) if isinstance(error, FileNotFoundError) else DataError(text)
 
 
 def _spelling(name: str) -> str:
@@ -113,6 +154,7 @@ def pictures(folder: Path, extensions: Iterable[str] = PICTURE_EXTENSIONS, *, be
         below: look into subfolders too.
 
     Raises:
+        AbsentData: there is no such folder.
         DataError: the folder cannot be read.
     """
     found: list[str] = []
@@ -131,7 +173,9 @@ def pictures(folder: Path, extensions: Iterable[str] = PICTURE_EXTENSIONS, *, be
     try:
         look(folder, "")
     except OSError as error:
-        raise DataError(f"{folder}: cannot read this folder ({error.strerror}); expected one with pictures") from None
+        raise _unreadable(
+            error, f"{folder}: cannot read this folder ({error.strerror}); expected one with pictures"
+        ) from None
     return sorted(found)
 
 
@@ -139,12 +183,13 @@ def read_lines(path: Path, expected: str) -> list[str]:
     """The lines of a text list, stripped, without empty ones and `#` comments.
 
     Raises:
-        DataError: the file is missing, unreadable, or no UTF-8 text.
+        AbsentData: there is no such file.
+        DataError: the file is unreadable, or no UTF-8 text.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: cannot read this list ({error.strerror}); expected {expected}") from None
+        raise _unreadable(error, f"{path}: cannot read this list ({error.strerror}); expected {expected}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: this list is no UTF-8 text; expected {expected}") from None
     lines = (line.strip() for line in text.splitlines())
@@ -155,6 +200,7 @@ def read_mat(path: Path, variable: str) -> list[int]:
     """The numbers of a one-dimensional variable of a MATLAB file.
 
     Raises:
+        AbsentData: there is no such file.
         DataError: the file is unreadable or has no such variable.
     """
     from scipy.io import loadmat
@@ -163,6 +209,8 @@ def read_mat(path: Path, variable: str) -> list[int]:
     try:
         content = loadmat(path, variable_names=[variable])
         return [int(number) for number in np.asarray(content[variable]).ravel()]
+    except FileNotFoundError:
+        raise AbsentData(f"{path}: no such file; expected {expected}") from None
     except KeyError:
         raise DataError(f"{path}: no variable {variable!r} in it; expected {expected}") from None
     except Exception as error:  # scipy raises many kinds for a broken file

@@ -8,6 +8,7 @@ from trainables.data.listing import (
     BACKGROUND,
     IGNORE,
     OBJECT,
+    AbsentData,
     DataError,
     Listing,
     count_note,
@@ -37,7 +38,7 @@ def open_listing(data_root: Path, options: PetsOptions) -> Listing:
     trimaps = _by_stem(folder, "annotations/trimaps")
     names = [name for name in classes if name in images and name in trimaps]
     if not names:
-        raise DataError(f"{folder}: none of the {len(classes)} listed names has picture and trimap; expected {HOLDS}")
+        raise AbsentData(f"{folder}: none of the {len(classes)} listed names has picture and trimap; expected {HOLDS}")
     numbers = tuple(range(len(names)))
     notes = count_note("pets: listed images", len(names), 7349)
     if lacking := len(classes) - len(names):
@@ -66,7 +67,7 @@ def _classes(annotations: Path) -> dict[str, int]:
     if not lists[0].exists():
         lists = [path for name in ("trainval.txt", "test.txt") if (path := annotations / name).exists()]
     if not lists:
-        raise DataError(f"{annotations}: no list.txt, trainval.txt or test.txt in it; expected {LINE}")
+        raise AbsentData(f"{annotations}: no list.txt, trainval.txt or test.txt in it; expected {LINE}")
     classes: dict[str, int] = {}
     for path in lists:
         for line in read_lines(path, LINE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -32,19 +33,72 @@ def split(listing: Listing, fraction: float | None, n_train: int | None, seed: i
     Raises:
         DataError: no image would train or evaluate, or more are asked for than there are.
     """
-    if not listing.annotated:
-        raise DataError(f"{listing.reader} ({listing.folder}): no image has a mask; finetuning needs masks")
-    source = listing.pool or listing.train
-    n = _size(listing, len(source), fraction, n_train)
-    train = tuple(_order(listing, source, seed)[:n])
+    n = training_size(listing, fraction, n_train)
+    train = tuple(drawn_order(listing, listing.pool or listing.train, seed)[:n])
     chosen = set(train)
     evaluation = tuple(number for number in listing.pool if number not in chosen) or listing.evaluation
-    if not evaluation:
-        raise DataError(f"{listing.reader} ({listing.folder}): its evaluation part is empty")
     return Split(train, evaluation)
 
 
-def _order(listing: Listing, numbers: tuple[int, ...], seed: int) -> list[int]:
+def training_size(listing: Listing, fraction: float | None, n_train: int | None) -> int:
+    """How many images `split` lets train, with its checks; planning needs no more, and drawing them takes a while."""
+    if not listing.annotated:
+        raise DataError(f"{listing.reader} ({listing.folder}): no image has a mask; finetuning needs masks")
+    n = _size(listing, len(listing.pool or listing.train), fraction, n_train)
+    if not (listing.pool or listing.evaluation):
+        raise DataError(f"{listing.reader} ({listing.folder}): its evaluation part is empty")
+    return n
+
+
+def split_labels(listing: Listing, seed: int, shares: Sequence[float] = (0.7, 0.1, 0.2)) -> tuple[tuple[int, ...], ...]:
+    """Divide the labelled images into parts, each class in the same proportions [P2 §V-B: 70 / 10 / 20 thousand].
+
+    Args:
+        shares: of the parts; they sum to 1. Together a part has shares[k] of all labelled images, rounded.
+
+    Returns:
+        For each part the image numbers in drawn order, class by class.
+
+    Raises:
+        DataError: no image has a label, or a part would be empty.
+    """
+    limits = [sum(shares[: k + 1]) for k in range(len(shares))]
+    if abs(limits[-1] - 1) > 1e-9 or min(shares) <= 0:
+        raise DataError(f"{listing.reader}: shares must be above 0 and sum to 1, but got {shares}")
+    parts: list[list[int]] = [[] for _ in shares]
+    before = 0
+    for label in sorted({label for label in listing.labels if label is not None}):
+        members = drawn_order(listing, tuple(n for n, of in enumerate(listing.labels) if of == label), seed)
+        # Cut where the shares of all images up to this class end, so that rounding does not add up over the classes.
+        after = before + len(members)
+        ends = [_round(limit * after) - _round(limit * before) for limit in limits]
+        for part, first, last in zip(parts, (0, *ends), ends, strict=False):
+            part += members[first:last]
+        before = after
+    if empty := [k for k, part in enumerate(parts) if not part]:
+        raise DataError(
+            f"{listing.reader} ({listing.folder}): part {empty[0]} of {before} labelled images is empty; expected more"
+        )
+    return tuple(tuple(part) for part in parts)
+
+
+def _round(value: float) -> int:
+    return int(Decimal(str(round(value, 9))).quantize(Decimal(1), rounding=ROUND_HALF_UP))
+
+
+def hold_out(parts: Split, share: float) -> Split:
+    """Only the training images: the last `share` of them, in drawn order, evaluates what the others train.
+
+    Raises:
+        DataError: fewer than two training images, of which none is left for one of the two.
+    """
+    held = max(1, round(share * len(parts.train)))
+    if held >= len(parts.train):
+        raise DataError(f"a study holds {share:g} of the training images out, but there are {len(parts.train)} of them")
+    return Split(parts.train[:-held], parts.train[-held:])
+
+
+def drawn_order(listing: Listing, numbers: tuple[int, ...], seed: int) -> list[int]:
     """The numbers in drawn order. Sorting by a digest needs no generator whose stream a library might change."""
 
     def digest(number: int) -> bytes:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,16 @@ class ImageStack:
 
     Attributes:
         images: uint8 [N, 3, S, S], zero in the padding.
-        masks: uint8 [N, S, S], 0 background, 1 object, 255 not counted (the padding too); None when not asked for.
+        masks: uint8 [N, S, S], class numbers (of a binary task 0 background, 1 object), 255 not counted (the padding
+            too); None when not asked for.
         boxes: int64 [N, 4], top, left, height and width of the picture inside the padded square.
+        labels: int64 [N], classes of the images as wholes, -1 where an image has none; None when none has one.
     """
 
     images: Tensor
     masks: Tensor | None
     boxes: Tensor
+    labels: Tensor | None = None
 
 
 def load_stack(
@@ -57,8 +60,8 @@ def load_stack(
 ) -> ImageStack:
     """The pictures `numbers` of `listing`, long side brought to `size`, centred in a zero-padded square [P1 §2.3].
 
-    Images are resized bilinearly with antialias, masks by the nearest pixel. A range of consecutive numbers is mapped
-    (its memory is shared by all processes, what one writes stays its own), others are copied.
+    Images are resized bilinearly with antialias, masks by the nearest pixel. Consecutive images of one use are mapped
+    (their memory is shared by all processes, what one writes stays its own), others are copied.
 
     Args:
         numbers: image numbers; row i of the result is `numbers[i]`.
@@ -67,6 +70,8 @@ def load_stack(
     Raises:
         DataError: the survey found problems (when it is made here); a file cannot be decoded; a mask is missing.
     """
+    if listing.kind != "pictures":
+        raise DataError(f"{listing.reader} ({listing.folder}): holds volumes; expected a dataset of pictures here")
     if masks and (lacking := [n for n in numbers if listing.masks[n] is None]):
         raise DataError(f"{listing.folder / listing.images[lacking[0]]}: image without a mask; expected one")
     if fingerprint is None:
@@ -74,11 +79,34 @@ def load_stack(
         found.check()
         fingerprint = found.fingerprint
     parts = [_images_part(listing, size)] + ([_masks_part(listing, size)] if masks else [])
+    use, together = _decoded_together(listing, numbers, masks)
     arrays: Arrays = {}
     for part in parts:
-        arrays |= _stored(part, len(listing.images), numbers, fingerprint, cache_folder(cache_dir) / "stacks")
+        part = replace(part, name=part.name + use)
+        arrays |= _stored(part, together, numbers, fingerprint, cache_folder(cache_dir) / "stacks")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return ImageStack(tensors["images"], tensors.get("masks"), tensors["boxes"])
+    return ImageStack(tensors["images"], tensors.get("masks"), tensors["boxes"], _labels(listing, numbers))
+
+
+def _labels(listing: Listing, numbers: Sequence[int]) -> Tensor | None:
+    labels = [listing.labels[number] for number in numbers]
+    if all(label is None for label in labels):
+        return None
+    return torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64)
+
+
+def _decoded_together(listing: Listing, numbers: Sequence[int], masks: bool) -> tuple[str, Sequence[int]]:
+    """What is decoded along with `numbers`: all images of one use, so that every draw of them finds them ready.
+
+    A segmentation task may be a few images of a set whose others only serve for pretraining.
+    """
+    asked, everything = set(numbers), range(len(listing.images))
+    masked = [number for number in everything if listing.masks[number] is not None]
+    uses = {"-masked": masked} if masks else {"-pretrain": sorted(listing.pretrain), "-labelled": listing.labelled}
+    for name, use in uses.items():
+        if asked.issubset(use):
+            return ("", everything) if len(use) == len(everything) else (name, use)
+    return "", everything
 
 
 @dataclass(frozen=True)
@@ -92,7 +120,7 @@ class _Part:
 
 def _images_part(listing: Listing, size: int) -> _Part:
     def fill(arrays: Mapping[str, NDArray[Any]], row: int, number: int) -> None:
-        picture = _image(listing, number)
+        picture = decode.read_image(listing, number)
         top, left, height, width = box = fit(picture.height, picture.width, size)
         resized = picture.resize((width, height), Image.Resampling.BILINEAR)
         arrays["images"][row, :, top : top + height, left : left + width] = np.asarray(resized).transpose(2, 0, 1)
@@ -105,7 +133,7 @@ def _masks_part(listing: Listing, size: int) -> _Part:
     def fill(arrays: Mapping[str, NDArray[Any]], row: int, number: int) -> None:
         arrays["masks"][row] = IGNORE
         if listing.masks[number] is not None:
-            mask = Image.fromarray(_mask(listing, number))
+            mask = Image.fromarray(decode.read_mask(listing, number))
             top, left, height, width = fit(mask.height, mask.width, size)
             resized = mask.resize((width, height), Image.Resampling.NEAREST)
             arrays["masks"][row, top : top + height, left : left + width] = np.asarray(resized)
@@ -120,47 +148,28 @@ def fit(height: int, width: int, size: int) -> Box:
     return (size - new_height) // 2, (size - new_width) // 2, new_height, new_width
 
 
-def _image(listing: Listing, number: int) -> Image.Image:
-    if listing.draw is not None:
-        return Image.fromarray(listing.draw(number)[0])
-    path = listing.folder / listing.images[number]
-    try:
-        return decode.as_image(decode.open_picture(decode.read(path)))
-    except DataError as error:
-        raise DataError(f"{path}: this image {error}") from None
-
-
-def _mask(listing: Listing, number: int) -> NDArray[np.uint8]:
-    if listing.draw is not None:
-        return listing.draw(number)[1]
-    path = listing.folder / str(listing.masks[number])
-    try:
-        return decode.translate(decode.as_mask(decode.open_picture(decode.read(path))), listing.mask_values)
-    except DataError as error:
-        raise DataError(f"{path}: this mask {error}") from None
-
-
-def _stored(part: _Part, count: int, numbers: Sequence[int], fingerprint: str, stacks: Path) -> Arrays:
-    """Rows `numbers` of a part, from its folder in the cache, which is made when it is not there."""
+def _stored(part: _Part, rows: Sequence[int], numbers: Sequence[int], fingerprint: str, stacks: Path) -> Arrays:
+    """Pictures `numbers` of a part whose rows are the pictures `rows`, from its folder in the cache or made there."""
     key = hashlib.sha256(f"{VERSION}/{decode.VERSION}/{fingerprint}".encode()).hexdigest()[:24]
     folder = stacks / f"{key}-{part.name}"
-    arrays = _mapped(part, folder, count)
+    arrays = _mapped(part, folder, len(rows))
     if arrays is None:
         try:
             with _turn(stacks / f"{folder.name}.lock") as alone:
                 if alone:
                     _clear(folder)
-                arrays = _mapped(part, folder, count) or _make(part, folder, count)
+                arrays = _mapped(part, folder, len(rows)) or _make(part, folder, rows)
         except OSError:  # the cache cannot be written or is full: decode just these rows, in memory
             return _decoded(part, numbers)
-    return {name: _rows(array, numbers) for name, array in arrays.items()}
+    row_of = {number: row for row, number in enumerate(rows)}
+    return {name: _rows(array, [row_of[number] for number in numbers]) for name, array in arrays.items()}
 
 
-def _rows(array: NDArray[Any], numbers: Sequence[int]) -> NDArray[Any]:
-    first = numbers[0] if len(numbers) else 0
-    if list(numbers) == list(range(first, first + len(numbers))):
-        return np.asarray(array[first : first + len(numbers)])
-    return np.asarray(array[np.asarray(numbers)])
+def _rows(array: NDArray[Any], rows: list[int]) -> NDArray[Any]:
+    first = rows[0] if rows else 0
+    if rows == list(range(first, first + len(rows))):
+        return np.asarray(array[first : first + len(rows)])
+    return np.asarray(array[np.asarray(rows)])
 
 
 def _mapped(part: _Part, folder: Path, count: int) -> Arrays | None:
@@ -177,27 +186,27 @@ def _mapped(part: _Part, folder: Path, count: int) -> Arrays | None:
     return arrays
 
 
-def _make(part: _Part, folder: Path, count: int) -> Arrays:
-    """Decode all pictures into files below a temporary name, then rename: others see all of it or nothing."""
+def _make(part: _Part, folder: Path, rows: Sequence[int]) -> Arrays:
+    """Decode the pictures into files below a temporary name, then rename: others see all of it or nothing."""
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         files = {
-            name: _reserve(temporary / f"{name}.npy", (count, *shape), kind)
+            name: _reserve(temporary / f"{name}.npy", (len(rows), *shape), kind)
             for name, (shape, kind) in part.rows.items()
         }
-        _fill(part, files, range(count))
+        _fill(part, files, rows)
         for array in files.values():
             array.flush()
         del files
         try:
             temporary.rename(folder)
         except OSError:
-            if _mapped(part, folder, count) is None:  # what lies there is broken
+            if _mapped(part, folder, len(rows)) is None:  # what lies there is broken
                 shutil.rmtree(folder)
                 temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    arrays = _mapped(part, folder, count)
+    arrays = _mapped(part, folder, len(rows))
     if arrays is None:
         raise OSError(f"{folder} went away")
     return arrays

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.context import Context, Result, StageError
-from trainables.data import open_dataset, split, survey
+from trainables.data import hold_out, open_dataset, split, survey
 from trainables.data.stack import ImageStack, load_stack
 from trainables.downstream.augment import augment, draw_crops
 from trainables.downstream.metrics import summarise, tally
@@ -18,7 +18,7 @@ from trainables.downstream.scenarios import transfer, transferred_parts
 from trainables.losses.dice import dice_loss
 from trainables.networks import SegmentationNetwork, build_network, place, require_input_size
 from trainables.randomness import batch_indices, generator, seed_everything
-from trainables.settings import BackendSettings, FinetuneSettings, NetworkSettings, parse
+from trainables.settings import BackendSettings, FinetuneSettings, parse, parse_network
 from trainables.training import make_optimizer, train, use_backend
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": dice_loss}
@@ -30,7 +30,8 @@ def finetune(spec: Mapping[str, Any], context: Context) -> Result:
     """Run a finetune stage.
 
     Args:
-        spec: scenario, frozen, network, data (reader, options, fraction, n_train), finetune, backend, seed.
+        spec: scenario, frozen, network, data (reader, options, fraction, n_train; held_out: the share of the training
+            images that evaluates in place of the evaluation part, for a study's objective), finetune, backend, seed.
         context: the parent's weights under the role "pretrain", except for the scenario random-init.
 
     Returns:
@@ -85,7 +86,7 @@ def _start(spec: Mapping[str, Any], context: Context, seed: int) -> tuple[Segmen
     scenario = spec["scenario"]
     needs_parent = bool(transferred_parts(scenario))
     seed_everything(seed, "init")
-    network = build_network(parse(NetworkSettings, spec["network"]), out_channels=1)
+    network = build_network(parse_network(spec["network"]), out_channels=1)
     transferred: list[str] = []
     if needs_parent:
         transferred = transfer(network, _parent(context, scenario), scenario)
@@ -110,6 +111,8 @@ def _load(data: Mapping[str, Any], size: int, seed: int, context: Context) -> tu
     found.check()
     context.check_data(data["reader"], found.fingerprint)
     parts = split(listing, data.get("fraction"), data.get("n_train"), seed)
+    if data.get("held_out") is not None:
+        parts = hold_out(parts, data["held_out"])
     load = partial(
         load_stack, listing, size=size, masks=True, fingerprint=found.fingerprint, cache_dir=context.cache_dir
     )

@@ -19,7 +19,7 @@ from trainables.pretexts.decoding import DecodingHeads, mean_error
 from trainables.pretexts.heads import AttentionPooling, ProjectionHead
 from trainables.pretexts.masks import SMALLEST_SIDE, apply_masks, draw_masks
 from trainables.pretexts.views import two_views
-from trainables.settings import ConRecSettings, NetworkSettings
+from trainables.settings import AnyNetworkSettings, ConRecSettings
 
 
 class ConRec(Pretext):
@@ -27,7 +27,7 @@ class ConRec(Pretext):
 
     smallest_size = SMALLEST_SIDE
 
-    def __init__(self, settings: ConRecSettings, network: NetworkSettings) -> None:
+    def __init__(self, settings: ConRecSettings, network: AnyNetworkSettings) -> None:
         super().__init__()
         self.settings = settings
         self.network = build_network(network, out_channels=1)

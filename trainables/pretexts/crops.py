@@ -57,11 +57,13 @@ def _integer(uniform: Tensor, lowest: Tensor | float, highest: Tensor) -> Tensor
     return lowest + (uniform * (highest - lowest + 1)).floor()
 
 
-def resample(images: Tensor, boxes: Tensor, crops: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Cut, mirror and resize: bicubic (a = -0.75) without antialiasing, values in [0, 1].
+def resample(
+    images: Tensor, boxes: Tensor, crops: Tensor, flips: Tensor, size: int, *, mode: str = "bicubic"
+) -> Tensor:
+    """Cut, mirror and resize: bicubic (a = -0.75) or bilinear, without antialiasing, values in [0, 1].
 
     Args:
-        images: uint8 [N, 3, S, S] on the device that computes.
+        images: [N, 3, S, S] with values 0 to 255, on the device that computes.
         boxes: int64 [N, 4] of the pictures in the squares, on the CPU.
         crops: int64 [K, N, 4], K crops of each image, on the CPU.
         flips: bool [K, N], on the CPU.
@@ -75,7 +77,7 @@ def resample(images: Tensor, boxes: Tensor, crops: Tensor, flips: Tensor, size: 
     grid = F.affine_grid(maps, [views * count, 3, size, size], align_corners=False)
     # One tall picture per image holds all its crops, so that the images need no repeating.
     tall = grid.view(views, count, size, size, 2).transpose(0, 1).reshape(count, views * size, size, 2)
-    pixels = F.grid_sample(_with_edges(images, boxes), tall, mode="bicubic", padding_mode="border", align_corners=False)
+    pixels = F.grid_sample(_with_edges(images, boxes), tall, mode=mode, padding_mode="border", align_corners=False)
     pixels = pixels.view(count, 3, views, size, size).permute(2, 0, 1, 3, 4).reshape(-1, 3, size, size)
     return pixels.div_(255).clamp_(0, 1)
 
@@ -94,7 +96,7 @@ def _affine(crops: Tensor, flips: Tensor, side: int) -> Tensor:
 def _with_edges(images: Tensor, boxes: Tensor) -> Tensor:
     """Float images whose outermost picture pixels are repeated into the padding as far as the kernel reaches."""
     side = images.shape[-1]
-    pixels = images.float()
+    pixels = images.to(torch.float32, copy=True)
     for picture, (top, left, height, width) in zip(pixels, boxes.tolist(), strict=True):
         bottom, right = top + height, left + width
         if top > 0:

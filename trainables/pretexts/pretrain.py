@@ -1,146 +1,212 @@
-"""The pretrain stage: a pretext method trained on a dataset's images, without their labels."""
+"""The pretrain stage: a pretext method trained on a dataset's images, or on what a prepare stage made of them."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainables.context import Context, Result, StageError
-from trainables.data import open_dataset, survey
-from trainables.data.stack import ImageStack, load_stack
 from trainables.networks import place
-from trainables.pretexts import ImageBatch, Pretext, build_pretext
-from trainables.pretexts.devices import move
+from trainables.pretexts import Pretext, build_pretext
+from trainables.pretexts.samples import TRAINING, VALIDATION, Samples, load_samples
 from trainables.randomness import batch_indices, generator, seed_everything
-from trainables.settings import BackendSettings, NetworkSettings, PretrainSettings, parse, parse_pretext
-from trainables.training import make_optimizer, train, use_backend
+from trainables.settings import (
+    LENGTH_DIALS,
+    BackendSettings,
+    PretextSettings,
+    PretrainSettings,
+    parse,
+    parse_network,
+    parse_pretext,
+)
+from trainables.training import final_state, make_optimizer, train, use_backend
 
 LEAST_IMAGES = 2  # for training and for validation: an image alone has nothing to be contrasted with
 
 
-def pretrain(spec: Mapping[str, Any], context: Context) -> Result:
+Measure = Callable[[int, Pretext, dict[str, float]], dict[str, float]]
+
+
+def pretrain(spec: Mapping[str, Any], context: Context, measure: Measure | None = None) -> Result:
     """Run a pretrain stage.
 
     Args:
-        spec: pretext (method and its settings), network, data (reader, options), pretrain, backend, seed.
+        spec: pretext (method and its settings), network, data (reader, options, prepared), pretrain, backend, seed;
+            `init: true` where the encoder starts from a parent's weights (role "init") and not at random.
+        context: the tensors of a prepare stage under the role "data" where the data are `prepared`: images and what the
+            method needs (masks, labels, colored), optionally boxes and part (0 training, 1 validation: the hold-out
+            then follows it); the state of a shorter run as `prefix_state`, if there is one.
+        measure: what a trial adds to a point of the curve: (step, pretext, metrics) -> metrics.
 
     Returns:
-        The last step's weights (`Pretext.weights`). Metrics: val_loss, its parts as val_<part>, and val_loss_start, the
-        loss before the first step; all on held-out images in evaluation mode, with the same draws at every step. Facts:
-        n_pretrain, n_validation (counts of images) and the step resumed_from.
+        The last step's weights (`Pretext.weights`). Metrics: val_loss, its parts and the method's other metrics as
+        val_<name>; val_loss_start, and the method's own metric likewise, before the first step; all on held-out images
+        in evaluation mode, with the same draws at every step. Facts: n_pretrain, n_validation (counts of images), steps
+        (where epochs were given, what they came to), the step resumed_from. State: where the context asks for it.
 
     Raises:
-        StageError: sizes or counts do not fit; Diverged: the loss was not finite.
+        StageError: sizes, counts, targets or the prefix do not fit; Diverged: the loss was not finite.
         DataError: the data set is missing or faulty (`trainables.data`).
     """
     use_backend(parse(BackendSettings, spec.get("backend", {})))
     settings, seed = parse(PretrainSettings, spec["pretrain"]), int(spec["seed"])
-    pretext = _build(spec, settings, seed)
-    stack = _load(spec["data"], settings, context)
-    training, validation = _hold_out(len(stack.images), settings.validation_images, seed)
+    method = parse_pretext(spec["pretext"])
+    _check(settings)
+    samples = load_samples(spec["data"], method.needs, _side(method, settings), 2 * LEAST_IMAGES, context)
+    pretext = _build(spec, method, settings, samples.classes, seed)
+    if spec.get("init"):
+        pretext.start_from(_init(context))
+    training, validation = _parts(samples, method, settings, seed)
+    steps = _steps(settings, len(training))
     place(pretext, context.device)
-    points: dict[int, dict[str, float]] = {}
+    optimizer = make_optimizer(settings, pretext)
+    identity = _identity(spec)
 
     def evaluate(step: int) -> dict[str, float]:
-        points[step] = _validate(pretext, stack, validation, settings, seed, context.device)
-        return points[step]
+        found = _validate(pretext, samples, validation, settings, seed, context.device)
+        return found if measure is None else measure(step, pretext, found)
 
     resumed_from = train(
         pretext,
-        make_optimizer(settings, pretext),
-        _loss(pretext, stack, training, settings, seed, context.device),
+        optimizer,
+        _loss(pretext, samples, training, settings, seed, context.device),
         evaluate,
-        steps=settings.steps,
+        steps=steps,
         report_every=settings.report_every,
         seed=seed,
         context=context,
+        after_step=lambda step: pretext.after_step(),
+        identity=identity,
     )
-    start = points[0]["val_loss"] if 0 in points else context.history[0]["val_loss"]
     return Result(
-        metrics={**points[settings.steps], "val_loss_start": start},
+        metrics=_metrics(context.history, method.metric[0]),
         weights=pretext.weights(),
-        facts={"n_pretrain": len(training), "n_validation": len(validation), "resumed_from": resumed_from},
+        facts={
+            "n_pretrain": len(training),
+            "n_validation": len(validation),
+            "steps": steps,
+            "resumed_from": resumed_from,
+        },
+        state=final_state(steps, pretext, optimizer, context, identity=identity) if context.keep_state else None,
     )
 
 
-def _build(spec: Mapping[str, Any], settings: PretrainSettings, seed: int) -> Pretext:
-    seed_everything(seed, "init")
-    pretext = build_pretext(parse_pretext(spec["pretext"]), parse(NetworkSettings, spec["network"]))
-    size, multiple = settings.input_size, pretext.minimum_multiple
-    if size < pretext.smallest_size or size % multiple:
-        raise StageError(
-            f"pretrain.input_size must be a multiple of {multiple} and at least {pretext.smallest_size} "
-            f"for {spec['pretext']['method']}, but is {size}"
-        )
+def _check(settings: PretrainSettings) -> None:
+    """What needs no data to be found wrong."""
     if settings.batch < LEAST_IMAGES:
         raise StageError(f"pretrain.batch must be at least {LEAST_IMAGES}, but is {settings.batch}")
     if settings.decode_scale < 1:
         raise StageError(f"pretrain.decode_scale must be at least 1, but is {settings.decode_scale}")
+    if settings.validation_images < LEAST_IMAGES:
+        raise StageError(
+            f"pretrain.validation_images must be at least {LEAST_IMAGES}, but is {settings.validation_images}"
+        )
+
+
+def _side(method: PretextSettings, settings: PretrainSettings) -> int:
+    """Side of the images in memory. Methods that need more than images cut nothing smaller than half of them."""
+    return settings.input_size if method.needs else round(settings.input_size * settings.decode_scale)
+
+
+def _build(
+    spec: Mapping[str, Any], method: PretextSettings, settings: PretrainSettings, classes: int, seed: int
+) -> Pretext:
+    seed_everything(seed, "init")
+    pretext = build_pretext(method, parse_network(spec["network"]), classes)
+    size, multiple = settings.input_size, pretext.minimum_multiple
+    if size < pretext.smallest_size or size % multiple:
+        raise StageError(
+            f"pretrain.input_size must be a multiple of {multiple} and at least {pretext.smallest_size} "
+            f"for {method.method}, but is {size}"
+        )
     return pretext
 
 
-def _load(data: Mapping[str, Any], settings: PretrainSettings, context: Context) -> ImageStack:
-    """All images that pretraining sees. One stack for training and validation, so that workers share its memory."""
-    listing = open_dataset(data["reader"], context.data_root, data.get("options"))
-    if len(listing.pretrain) < 2 * LEAST_IMAGES:
-        raise StageError(
-            f"{data['reader']}: pretraining needs at least {2 * LEAST_IMAGES} images, {LEAST_IMAGES} of them for "
-            f"validation, but {listing.folder} has {len(listing.pretrain)}"
-        )
-    found = survey(listing, cache_dir=context.cache_dir)
-    found.check()
-    context.check_data(data["reader"], found.fingerprint)
-    return load_stack(
-        listing,
-        listing.pretrain,
-        round(settings.input_size * settings.decode_scale),
-        masks=False,
-        fingerprint=found.fingerprint,
-        cache_dir=context.cache_dir,
-    )
+def _init(context: Context) -> dict[str, Tensor]:
+    try:
+        return context.weights("init")
+    except KeyError:
+        raise StageError("pretraining is to start from given weights, but none were given") from None
+
+
+def _steps(settings: PretrainSettings, images: int) -> int:
+    """The number of optimiser steps; a broken one at the end of the last epoch counts whole."""
+    if settings.epochs is None:
+        return settings.steps
+    return math.ceil(Fraction(str(settings.epochs)) * images / settings.batch)
+
+
+def _identity(spec: Mapping[str, Any]) -> str:
+    """All of the spec but the dials that say how long to train."""
+    dials = {name: value for name, value in spec["pretrain"].items() if name not in LENGTH_DIALS}
+    return json.dumps({**spec, "pretrain": dials}, sort_keys=True)
+
+
+def _metrics(history: list[dict[str, float]], own: str) -> dict[str, float]:
+    first, last = history[0], history[-1]
+    values = {name: value for name, value in last.items() if name.startswith("val_")}
+    return {**values, **{f"{name}_start": first[name] for name in ("val_loss", own)}}
+
+
+def _parts(samples: Samples, method: PretextSettings, settings: PretrainSettings, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers for training and for validation: as the data say, else by the method's share, else a tenth."""
+    if samples.part is not None:
+        training, validation = ((samples.part == part).nonzero()[:, 0] for part in (TRAINING, VALIDATION))
+        if min(len(training), len(validation)) < LEAST_IMAGES:
+            raise StageError(
+                f"{samples.source}: expected at least {LEAST_IMAGES} images for training and for validation, but got "
+                f"{len(training)} and {len(validation)}"
+            )
+        return training, validation
+    share = getattr(method, "validation_share", None)
+    if share is not None:
+        return _hold_out(len(samples), round(share * len(samples)), seed)
+    return _hold_out(len(samples), min(settings.validation_images, len(samples) // 10), seed)
 
 
 def _hold_out(count: int, wanted: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers for training and for validation: at most a tenth is held out, and at least what a contrast needs."""
-    if wanted < LEAST_IMAGES:
-        raise StageError(f"pretrain.validation_images must be at least {LEAST_IMAGES}, but is {wanted}")
-    held_out = max(LEAST_IMAGES, min(wanted, count // 10))
+    """Row numbers for training and for validation, each at least what a contrast needs."""
+    held_out = min(max(LEAST_IMAGES, wanted), count - LEAST_IMAGES)
     order = torch.randperm(count, generator=generator(seed, "validation"))
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
-def _batch(stack: ImageStack, rows: Tensor, size: int, device: torch.device) -> ImageBatch:
-    return ImageBatch(move(stack.images[rows], device), stack.boxes[rows], size)
-
-
 def _loss(
-    pretext: Pretext, stack: ImageStack, training: Tensor, settings: PretrainSettings, seed: int, device: torch.device
+    pretext: Pretext, samples: Samples, training: Tensor, settings: PretrainSettings, seed: int, device: torch.device
 ) -> Callable[[int], dict[str, Tensor]]:
     """Step number -> the losses of that step's batch."""
 
     def loss_of(step: int) -> dict[str, Tensor]:
         rows = training[batch_indices(len(training), settings.batch, step, seed, "order")]
-        batch = _batch(stack, rows, settings.input_size, device)
-        return pretext.loss(batch, generator(seed, "augment", step))
+        return pretext.loss(samples.batch(rows, settings.input_size, device), generator(seed, "augment", step))
 
     return loss_of
 
 
 def _validate(
-    pretext: Pretext, stack: ImageStack, validation: Tensor, settings: PretrainSettings, seed: int, device: torch.device
+    pretext: Pretext, samples: Samples, validation: Tensor, settings: PretrainSettings, seed: int, device: torch.device
 ) -> dict[str, float]:
-    """Mean losses over the held-out images and their fixed draws, `val_` before their names."""
+    """Mean losses over the held-out images and their fixed draws, and the method's metrics, `val_` before the names."""
     sums: dict[str, Tensor] = {}
-    for draw in range(settings.validation_draws):
+    tallied: list[Tensor] = []
+    draws = settings.validation_draws if pretext.random_validation else 1
+    for draw in range(draws):
         for number, rows in enumerate(_batches(validation, settings.batch)):
-            batch = _batch(stack, rows, settings.input_size, device)
-            for name, value in pretext.loss(batch, generator(seed, "validation", draw, number)).items():
+            batch = samples.batch(rows, settings.input_size, device)
+            losses, tally = pretext.validate(batch, generator(seed, "validation", draw, number))
+            tallied += [] if tally is None else [tally]
+            for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(rows)
-    count = settings.validation_draws * len(validation)
-    return {f"val_{name}": float(value) / count for name, value in sums.items()}
+    count = draws * len(validation)
+    means = {f"val_{name}": float(value) / count for name, value in sums.items()}
+    more = pretext.summarise(torch.cat(tallied)) if tallied else {}
+    return means | {f"val_{name}": value for name, value in more.items()}
 
 
 def _batches(rows: Tensor, batch: int) -> list[Tensor]:

@@ -13,7 +13,7 @@ from trainables.pretexts._base import ImageBatch, Pretext
 from trainables.pretexts.decoding import DecodingHeads, mean_error
 from trainables.pretexts.masks import SMALLEST_SIDE, apply_masks, draw_masks
 from trainables.pretexts.views import two_views
-from trainables.settings import NetworkSettings, ReconstructionSettings
+from trainables.settings import AnyNetworkSettings, ReconstructionSettings
 
 
 class Reconstruction(Pretext):
@@ -21,7 +21,7 @@ class Reconstruction(Pretext):
 
     smallest_size = SMALLEST_SIDE
 
-    def __init__(self, settings: ReconstructionSettings, network: NetworkSettings) -> None:
+    def __init__(self, settings: ReconstructionSettings, network: AnyNetworkSettings) -> None:
         super().__init__()
         self.settings = settings
         self.network = build_network(network, out_channels=1)

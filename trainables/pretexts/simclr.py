@@ -13,13 +13,13 @@ from trainables.networks import build_network
 from trainables.pretexts._base import ImageBatch, Pretext
 from trainables.pretexts.heads import GlobalAveragePooling, ProjectionHead
 from trainables.pretexts.views import two_views
-from trainables.settings import NetworkSettings, SimCLRSettings
+from trainables.settings import AnyNetworkSettings, SimCLRSettings
 
 
 class SimCLR(Pretext):
     """5,281,216 trainable parameters at width 64."""
 
-    def __init__(self, settings: SimCLRSettings, network: NetworkSettings) -> None:
+    def __init__(self, settings: SimCLRSettings, network: AnyNetworkSettings) -> None:
         super().__init__()
         self.settings = settings
         whole = build_network(network, out_channels=1)

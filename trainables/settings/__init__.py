@@ -8,36 +8,50 @@ from __future__ import annotations
 
 from trainables.settings._dial import dial, parse
 from trainables.settings.datasets import DATASET_OPTIONS, DatasetOptions
-from trainables.settings.networks import NetworkSettings
+from trainables.settings.networks import NETWORK_SETTINGS, AnyNetworkSettings, NetworkSettings, parse_network
 from trainables.settings.pretexts import (
     ENCODER_ONLY,
     PRETEXT_SETTINGS,
+    BYOLColorSettings,
+    BYOLSettings,
+    ClassificationSettings,
     ConRecSettings,
     DecodingTask,
+    MoCoSettings,
     PretextSettings,
     ReconstructionSettings,
+    SegmentationSettings,
     SimCLRSettings,
     parse_pretext,
 )
-from trainables.settings.training import BackendSettings, FinetuneSettings, PretrainSettings
+from trainables.settings.training import LENGTH_DIALS, BackendSettings, FinetuneSettings, PretrainSettings
 
 __all__ = [
     "DATASET_OPTIONS",
     "ENCODER_ONLY",
+    "LENGTH_DIALS",
+    "NETWORK_SETTINGS",
     "PRETEXT_SETTINGS",
     "SECTIONS",
+    "AnyNetworkSettings",
+    "BYOLColorSettings",
+    "BYOLSettings",
     "BackendSettings",
+    "ClassificationSettings",
     "ConRecSettings",
     "DatasetOptions",
     "DecodingTask",
     "FinetuneSettings",
+    "MoCoSettings",
     "NetworkSettings",
     "PretextSettings",
     "PretrainSettings",
     "ReconstructionSettings",
+    "SegmentationSettings",
     "SimCLRSettings",
     "dial",
     "parse",
+    "parse_network",
     "parse_pretext",
 ]
 

@@ -16,16 +16,27 @@ class BackendSettings:
     threads: int = dial(1, ge=1)
 
 
+# Runs that differ in these only are one run, stopped at different steps: the learning rate is constant, and every draw
+# is a function of its step.
+LENGTH_DIALS = frozenset({"steps", "epochs"})
+
+
 @dataclass(frozen=True)
 class PretrainSettings:
-    """How a self-supervised pretext is trained [conrec: README, utils/train_utils.py; steps: P1 §5.2].
+    """How a pretext is trained [conrec: README, utils/train_utils.py; steps: P1 §5.2].
 
+    `epochs`, where given, goes before `steps`: steps = ceil(epochs * training images / batch), the images that are held
+    out not counted, so it is known when the data are read. The learning rate is constant, as in both papers, so a
+    longer run can go on from a shorter one.
     `validation_images` are held out of the pretraining images for the validation loss, at most a tenth of them, and
-    seen under `validation_draws` fixed draws of augmentation and masks each (*open*).
-    Images are kept at `decode_scale` times the input size, so that a small crop still has pixels to show.
+    seen under `validation_draws` fixed draws of augmentation and masks each (*open*). Supervised pretexts have a
+    `validation_share` instead.
+    Images are kept at `decode_scale` times the input size, so that a small crop still has pixels to show; supervised
+    pretexts crop at the input size, as finetuning does.
     """
 
     steps: int = dial(150_000, ge=1)
+    epochs: float | None = dial(None, gt=0)
     batch: int = dial(16, ge=1)
     optimizer: Literal["lars", "adam", "sgd"] = "lars"
     learning_rate: float = dial(0.3, gt=0)

@@ -1,0 +1,123 @@
+"""Costs learned from stored durations: the estimate times what like stages took, over what was estimated for them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from orchestrator.plan.cost import device_seconds, dials_of
+from orchestrator.plan.keys import canonical
+from orchestrator.plan.stages import Stage
+
+Record = Mapping[str, Any]
+Like = tuple[Any, ...]
+READ_PER_LIKE = 20  # a median over more of them gains nothing
+READ_OTHERS = 200
+
+
+def costed(stages: Mapping[str, Stage], records: Iterable[Record], *, device: str | None = None) -> dict[str, Stage]:
+    """The stages with costs learned from `records`; their order stays.
+
+    The cost of a stage is the estimate for it, times the median of actual over estimated seconds of the records most
+    like it: of the same method, network, sizes and batch; where there are none of the same kind; else of all. As the
+    estimates grow with steps and images, so does what was learned. The order of the records does not matter.
+
+    Args:
+        records: commit records of finished stages, of these plans or of others.
+        device: only records of this one count ("cpu", "cuda"); default: the one that most of them were made on.
+    """
+    known = [record for record in records if _is_measured(record)]
+    on = Counter(_device(record) for record in known)
+    chosen = device or max(sorted(on), key=lambda name: on[name], default="cpu")
+    ratios: dict[Like, list[float]] = defaultdict(list)
+    for record in known:
+        if _device(record) == chosen:
+            for like in _likes(record["kind"], record["spec"]):
+                ratios[like].append(_ratio(record))
+    if not ratios:
+        return dict(stages)
+    learned = {like: median(found) for like, found in ratios.items()}
+    likes = _LikesOfMany()
+    return {key: replace(stage, cost=stage.cost * _first(learned, likes.of(stage))) for key, stage in stages.items()}
+
+
+def worth_reading(stages: Mapping[str, Stage], finished: Collection[str]) -> list[str]:
+    """Which of the finished keys to read for `costed`, so that a store of many thousands is not read whole.
+
+    Of each sort of stage in the plans some; of keys that are in no plan here some others. The same for the same store.
+    """
+    counts: dict[Like, int] = defaultdict(int)
+    likes, others, chosen = _LikesOfMany(), 0, []
+    for key in sorted(finished):  # keys are digests: this order is as good as a random one
+        if key not in stages:
+            others += 1
+            if others <= READ_OTHERS:
+                chosen.append(key)
+            continue
+        like = likes.of(stages[key])[0]
+        counts[like] += 1
+        if counts[like] <= READ_PER_LIKE:
+            chosen.append(key)
+    return chosen
+
+
+def _device(record: Record) -> str:
+    return str(record.get("device", "cpu"))
+
+
+def _is_measured(record: Record) -> bool:
+    """False where the time of the last attempt tells nothing: it went on from the very end."""
+    done_before = record.get("facts", {}).get("resumed_from", 0)
+    return bool(record.get("seconds") and (not done_before or done_before < _steps(record)))
+
+
+def _steps(record: Record) -> int:
+    return int(dials_of(record["kind"], record["spec"]).get("steps", 0))
+
+
+def _ratio(record: Record) -> float:
+    """Actual over estimated seconds. Of a resumed stage only the last attempt was timed."""
+    facts = record.get("facts", {})
+    steps, done_before = _steps(record), facts.get("resumed_from", 0)
+    seconds = record["seconds"] * (steps / (steps - done_before) if done_before else 1.0)
+    return float(seconds / device_seconds(record["kind"], record["spec"], n_eval=facts.get("n_eval", 0)))
+
+
+def _first(learned: Mapping[Like, float], likes: Iterable[Like]) -> float:
+    return next((learned[like] for like in likes if like in learned), 1.0)
+
+
+class _LikesOfMany:
+    """`_likes` of the stages of a plan, which share the parts of their specs: each combination is looked at once.
+
+    An id stands for an object only while it lives, so this must not outlive the stages.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[Like, Like, Like]] = {}
+
+    def of(self, stage: Stage) -> tuple[Like, Like, Like]:
+        """What `stage` has in common with others."""
+        spec = stage.spec
+        parts = (
+            stage.kind,
+            spec.get("frozen"),
+            *(id(spec.get(n)) for n in ("network", "pretext", "pretrain", "finetune")),
+        )
+        if parts not in self._known:
+            self._known[parts] = _likes(stage.kind, spec)
+        return self._known[parts]
+
+
+def _likes(kind: str, spec: Mapping[str, Any]) -> tuple[Like, Like, Like]:
+    """What a stage has in common with others, the closest first: all that sets its pace; its kind; nothing."""
+    dials, pretext = dials_of(kind, spec), spec.get("pretext", {})
+    pace = (
+        *("pretrain" if kind == "trial" else kind, pretext.get("method"), tuple(pretext.get("tasks", ()))),
+        *(canonical(spec.get("network")), spec.get("frozen", False)),
+        *(dials.get(name) for name in ("input_size", "batch")),
+    )
+    return pace, ("pretrain" if kind == "trial" else kind,), ()

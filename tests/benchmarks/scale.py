@@ -1,0 +1,262 @@
+"""Thousands of trivial cells through the engine, each with its own durable commit and its own MLflow run, beside peers.
+
+    python -m tests.benchmarks.scale [--cells 300 1000 3000 10000] [--peers] [--pack 32] [--out FILE]
+
+Ours is `orchestrator.execute.driver.execute`, as `run_grid` calls it: the graph, real Ray Tune, leases, commits in a
+store on disk, and one MLflow writer on SQLite. Each measurement is a new process. Columns:
+
+    engine   seconds per cell from the first end of a cell to the last one (start-up of Ray and of workers apart)
+    MLflow   seconds per cell from the first write to the last one; `bare` is a bare client, which writes the same runs
+             with create_run, log_batch and set_terminated into a new database of its own, afterwards
+    memory   MB of the driver at the end, what it grew by 1,000 cells (after the first tenth of them), and MB of the
+             largest worker after a tenth and at the end
+
+Peers (`tests.benchmarks.scale_peers`) run the same stage function without graph, store and MLflow, at the number of
+cells that each can afford; Hydra's joblib launcher needs hydra-core and hydra-joblib-launcher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.trivial_stage import KIND, POINTS
+
+FAMILY = 100  # cells below one parent
+BARE_MOST = 3000
+PEERS = {"ray.remote": 1000, "tune-reuse": 1000, "tune-fresh": 20, "hydra-joblib": 300}
+
+
+def stages(cells: int) -> dict[str, Any]:
+    """`cells` cells and a parent for each hundred; the spec is as long as that of a real finetune."""
+    from orchestrator.plan.stages import Stage
+
+    network, data = {"name": "none", "width": 8}, {"reader": "none", "options": {}, "fraction": 0.05, "n_train": 12}
+    dials = {f"dial_{n}": n for n in range(16)}
+    found: dict[str, Stage] = {}
+
+    def add(name: str, seed: int, parents: dict[str, str]) -> str:
+        spec = {"scenario": "seg-enc", "network": network, "data": data, "finetune": dials, "seed": seed}
+        key = hashlib.sha256(name.encode()).hexdigest()[:24]
+        labels: dict[str, Any] = {"scenario": "seg-enc", "dataset": "none", "fraction": 0.05, "seed": seed}
+        found[key] = Stage(key, KIND, spec, parents, "none", name, labels, cost=0.01)
+        return key
+
+    for family in range(-(-cells // FAMILY)):
+        parent = add(f"parent {family}", family, {})
+        for cell in range(min(FAMILY, cells - family * FAMILY)):
+            add(f"cell {family} {cell}", family * FAMILY + cell, {"pretrain": parent})
+    return found
+
+
+class Watch(threading.Thread):
+    """Memory of this process and of its largest worker, in MB, twice a second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.driver: list[tuple[float, float]] = [(time.time(), _memory(os.getpid()))]
+        self.worker: list[tuple[float, float]] = []
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.5):
+            self.driver.append((time.time(), _memory(os.getpid())))
+            if found := [_memory(pid) for pid in _workers()]:
+                self.worker.append((time.time(), max(found)))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def _at(samples: list[tuple[float, float]], when: float) -> float:
+    """The last sample before a moment."""
+    return next((value for at, value in reversed(samples) if at <= when), samples[0][1] if samples else 0.0)
+
+
+def _memory(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+def _workers() -> list[int]:
+    """Ray's workers below this process: it starts the raylet, which starts them."""
+    children: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                names[int(entry.name)] = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    waiting, found = [os.getpid()], []
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        waiting += below
+        found += [pid for pid in below if names[pid].startswith("ray::")]
+    return found
+
+
+def ours(cells: int, pack: int, folder: Path) -> dict[str, Any]:
+    """Run them, and look that nothing is missing."""
+    os.environ["RAY_RUNTIME_ENV_HOOK"] = "tests.benchmarks.trivial_stage.runtime_env"
+    from rich.console import Console
+
+    from orchestrator.execute import driver
+    from orchestrator.execute.outcome import Job
+    from orchestrator.execute.view import LineView
+    from orchestrator.grid.schema import Run
+    from orchestrator.plan.diff import diff
+    from orchestrator.plan.stages import Cell, Plan
+    from orchestrator.record.store import open_store
+    from orchestrator.record.tracking import Tracker
+
+    graph = stages(cells)
+    leaves = [Cell("seg-enc", False, "m", None, None, "n", "d", 0.05, 12, n, key) for n, key in enumerate(graph)]
+    found = diff([Plan("scale", "paper", tuple(leaves), graph)], set())
+    store = open_store(str(folder / "store"), create=True)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    written = timed_tracker(Tracker)
+    watch = Watch()
+    watch.start()
+    began = time.time()
+    with (folder / "lines.txt").open("w") as lines:
+        report = driver.execute(
+            found, store, Job(store.address, str(folder), run="scale"), Run(pack=pack),
+            driver.Where("ray", None, None, uri, "scale"), LineView(graph, Console(file=lines)), print,
+            before=lambda: None,
+        )  # fmt: skip
+    wall = time.time() - began
+    watch.stop()
+    ended = sorted(path.stat().st_mtime for path in (folder / "store" / "commits").iterdir())
+    early, last = ended[len(ended) // 10], written[-1]
+    logged = Tracker(uri, "scale", create=False).logged()
+    assert report.succeeded == len(graph) == len(ended) == sum(run.complete for run in logged.values()), report
+    return {
+        "cells": len(graph), "wall": wall, "start": ended[0] - began, "engine": ended[-1] - ended[0],
+        "mlflow": written[-1] - written[0], "mlflow_busy": sum(written[1::2]) - sum(written[::2]),
+        "driver_early": _at(watch.driver, early), "driver_end": _at(watch.driver, last),
+        "worker_early": _at(watch.worker, early), "worker_end": _at(watch.worker, ended[-1]),
+    }  # fmt: skip
+
+
+def timed_tracker(tracker: type[Any]) -> list[float]:
+    """Beginning and end of every run that is written, in turns."""
+    times: list[float] = []
+    log = tracker.log
+
+    def timed(*args: Any, **named: Any) -> Any:
+        times.append(time.time())
+        result = log(*args, **named)
+        times.append(time.time())
+        return result
+
+    tracker.log = timed  # type: ignore[method-assign]
+    return times
+
+
+def bare(cells: int, pack: int, folder: Path) -> dict[str, Any]:
+    """The same runs by a bare client."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    experiment = client.create_experiment("bare")
+    began, now = time.time(), int(time.time() * 1000)
+    for cell in range(cells):
+        run = client.create_run(
+            experiment, start_time=now, tags={"transfergrid.key": str(cell)}, run_name=f"cell {cell}"
+        )
+        metrics = [Metric("dice", cell / 1e6, now, 0), Metric("iou", 0.5, now, 0)]
+        metrics += [Metric("curve/eval_dice", step / POINTS, now + step, step) for step in range(POINTS)]
+        params = [Param(f"finetune.dial_{n}", str(n)) for n in range(16)] + [Param(f"p{n}", str(n)) for n in range(8)]
+        tags = [RunTag(f"transfergrid.tag{n}", str(cell)) for n in range(11)]
+        client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=tags)
+        client.set_terminated(run.info.run_id, status="FINISHED", end_time=now)
+    return {"cells": cells, "mlflow": time.time() - began}
+
+
+def apart(what: str, cells: int, pack: int) -> dict[str, Any]:
+    """One measurement in a new process, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="transfergrid-scale-") as folder:
+        command = [sys.executable, "-m", "tests.benchmarks.scale", "--one", what, "--cells", str(cells)]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run(
+            [*command, "--pack", str(pack), "--folder", folder], stdout=subprocess.PIPE, text=True, env=env
+        )
+    if done.returncode:
+        return {"cells": cells, "failed": done.returncode}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def show(found: dict[str, Any], plain: dict[str, Any]) -> str:
+    n = found["cells"]
+    own, other = 1e3 * found["mlflow"] / n, 1e3 * plain["mlflow"] / plain["cells"]
+    growth = (found["driver_end"] - found["driver_early"]) / (0.9 * n / 1000)
+    return " | ".join(
+        [
+            *(f"{n}", f"{1e3 * found['engine'] / n:.1f}", f"{found['start']:.1f} s"),
+            *(f"{own:.1f}", f"{other:.1f}", f"{own / other:.2f}"),
+            *(f"{found['driver_end']:.0f}", f"{growth:.0f}"),
+            f"{found['worker_early']:.0f}, {found['worker_end']:.0f}",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, nargs="+", default=[300, 1000, 3000, 10_000])
+    parser.add_argument("--pack", type=int, default=32)
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--out", type=Path, help="also write all figures there, as JSON")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        from tests.benchmarks.scale_peers import RUN
+
+        run = {"ours": ours, "bare": bare, **RUN}[options.one]
+        print(json.dumps(run(options.cells[0], options.pack, options.folder)), flush=True)
+        return
+    figures: list[dict[str, Any]] = []
+    print(
+        "cells | engine ms | start | MLflow ms | bare ms | ratio | driver MB | per 1,000 cells | worker MB", flush=True
+    )
+    for cells in options.cells:
+        found, plain = apart("ours", cells, options.pack), apart("bare", min(cells, BARE_MOST), options.pack)
+        figures += [{"what": "ours", **found}, {"what": "bare", **plain}]
+        print(show(found, plain) if "failed" not in found else f"{cells} | failed: {found}", flush=True)
+    first, last = figures[0], figures[-2]
+    if len(options.cells) > 1 and "failed" not in first | last:
+        growth = (last["engine"] / last["cells"]) / (first["engine"] / first["cells"])
+        print(f"engine, {last['cells']} against {first['cells']} cells: {growth:.2f}")
+    if options.peers:
+        print("\npeer | cells | ms per cell | start")
+        for name, most in PEERS.items():
+            found = apart(name, min(most, max(options.cells)), options.pack)
+            figures.append({"what": name, **found})
+            shown = (
+                f"{1e3 * found['engine'] / found['cells']:.1f} | {found['start']:.1f} s" if "engine" in found else found
+            )
+            print(f"{name} | {found['cells']} | {shown}", flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""A stage that does next to nothing, for the benchmark of scale. The product does not know it.
+
+Ray calls `runtime_env` in the driver (named by RAY_RUNTIME_ENV_HOOK) and `register` once in each new worker process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+KIND = "trivial"
+POINTS = 5  # of the curve; each is a metric with its step in MLflow
+
+
+def runtime_env(env: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The environment of workers: as asked, and with our stage."""
+    return {**(env or {}), "worker_process_setup_hook": f"{__name__}.register"}
+
+
+def register() -> None:
+    """Add the stage to this process."""
+    from trainables.stages import STAGES
+
+    STAGES[KIND] = stage
+
+
+def stage(spec: Mapping[str, Any], context: Any) -> Any:
+    """A few curve points and a metric."""
+    from trainables.context import Result
+
+    for step in range(POINTS):
+        context.report(step, {"eval_dice": step / POINTS})
+    return Result({"dice": spec["seed"] / 1e6, "iou": 0.5})

@@ -1,0 +1,170 @@
+"""Estimates against torch's own count of operations, and costs learned from made-up durations."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.plan.cost import device_seconds
+from orchestrator.plan.durations import READ_OTHERS, READ_PER_LIKE, costed, worth_reading
+from orchestrator.plan.stages import Stage
+from tests.orchestrator.made_up import listing, planned, present
+from trainables.data import split
+
+
+def small_plan() -> dict[str, Stage]:
+    return dict(planned("smoke").stages)
+
+
+def record(stage: Stage, seconds: float, *, device: str = "cpu", **facts: Any) -> dict[str, Any]:
+    """The commit of a stage that took `seconds`."""
+    about = {"seconds": seconds, "device": device, "facts": facts}
+    return {**stage.record(), **about}
+
+
+def changed(stage: Stage, section: str, **values: Any) -> Stage:
+    spec = {**stage.spec, section: {**stage.spec[section], **values}}
+    cost = device_seconds(stage.kind, spec, n_eval=evaluated(stage))
+    return replace(stage, spec=spec, key=f"{stage.key} {values}", cost=cost)
+
+
+def evaluated(stage: Stage) -> int:
+    data = stage.spec["data"]
+    return present(data).evaluated(data["n_train"]) if stage.kind == "finetune" else 0
+
+
+def of_kind(stages: Mapping[str, Stage], kind: str) -> list[Stage]:
+    return [stage for stage in stages.values() if stage.kind == kind]
+
+
+def test_forward_pass_is_what_torch_counts() -> None:
+    """Steps differ by one: what is left is one training step, forward and backward, which costs twice the forward."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from trainables.networks import build_network
+    from trainables.settings import NetworkSettings
+
+    network = build_network(NetworkSettings(width=16), out_channels=1).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        network(torch.zeros(1, 3, 128, 128))
+    base = of_kind(planned("p1-table2", profile="paper").stages, "finetune")[0].spec
+    spec = {**base, "network": {**base["network"], "width": 16}, "data": {**base["data"], "n_train": 100}}
+    dials = {**base["finetune"], "batch": 10, "report_every": 1000, "curve_images": 1, "input_size": 128}
+    step = device_seconds("finetune", {**spec, "finetune": {**dials, "steps": 101}}) - device_seconds(
+        "finetune", {**spec, "finetune": {**dials, "steps": 100}}
+    )
+    # The first convolution's three channels do not grow with the width; that is the difference.
+    assert step * 40e9 / 30 == pytest.approx(counted.get_total_flops(), rel=0.05)
+
+
+def test_an_estimate_grows_with_steps_images_and_area() -> None:
+    stage = of_kind(small_plan(), "finetune")[0]
+    cost = stage.cost
+    assert changed(stage, "finetune", steps=2 * stage.spec["finetune"]["steps"]).cost > 1.2 * cost
+    assert changed(stage, "finetune", input_size=2 * stage.spec["finetune"]["input_size"]).cost > 1.5 * cost
+    spec = stage.spec
+    more, less = (device_seconds("finetune", spec, n_eval=n) for n in (20_000, 100))
+    assert more > 2 * less
+
+
+def test_a_batch_is_never_larger_than_what_trains() -> None:
+    stage = of_kind(small_plan(), "finetune")[0]
+    few = {**stage.spec, "data": {**stage.spec["data"], "n_train": 2}}
+    assert device_seconds("finetune", few) < device_seconds("finetune", stage.spec)
+
+
+def test_frozen_encoders_and_encoder_only_pretexts_cost_less() -> None:
+    stage = of_kind(small_plan(), "finetune")[0]
+    assert device_seconds("finetune", {**stage.spec, "frozen": True}) < device_seconds("finetune", stage.spec)
+    by_method = {s.spec["pretext"]["method"]: s for s in of_kind(planned("p1-table2").stages, "pretrain")}
+    assert by_method["simclr"].cost < by_method["reconstruction"].cost
+
+
+def test_stages_of_which_nothing_is_known_have_a_cost() -> None:
+    assert device_seconds("analysis", {}) > 0 and device_seconds("import", {"data": {}}) > 0
+
+
+def test_evaluation_images_are_those_of_the_split() -> None:
+    facts = present({"reader": "pets"})
+    assert facts.listing is not None
+    parts = split(facts.listing, 0.05, None, seed=0)
+    assert facts.evaluated(len(parts.train)) == len(parts.evaluation)
+    official = replace(listing("pets", 30), pool=(), train=tuple(range(20)), evaluation=tuple(range(20, 30)))
+    assert replace(facts, listing=official).evaluated(5) == len(split(official, None, 5, seed=0).evaluation)
+
+
+def test_without_records_nothing_changes() -> None:
+    stages = small_plan()
+    assert costed(stages, []) == stages
+
+
+def test_like_stages_teach_their_own_pace_and_others_that_of_their_kind() -> None:
+    stages = small_plan()
+    tuned, *_ = of_kind(stages, "finetune")
+    pretrain, other, *_ = of_kind(stages, "pretrain")
+    records = [record(tuned, 3 * tuned.cost, n_eval=evaluated(tuned)), record(pretrain, 10 * pretrain.cost)]
+    learned = costed(stages, records)
+    assert list(learned) == list(stages)
+    assert all(learned[s.key].cost == pytest.approx(3 * s.cost) for s in of_kind(stages, "finetune"))
+    assert learned[pretrain.key].cost == pytest.approx(10 * pretrain.cost)
+    assert learned[other.key].cost == pytest.approx(10 * other.cost)  # another method, the same kind
+    only_pretrain = costed(stages, records[1:])
+    assert only_pretrain[tuned.key].cost == pytest.approx(10 * tuned.cost)  # another kind, the same machine
+    assert {**learned[tuned.key].record(), "cost": 0} == {**tuned.record(), "cost": 0}
+
+
+def test_what_was_learned_scales_with_steps_but_not_over_sizes() -> None:
+    stages = small_plan()
+    tuned = of_kind(stages, "finetune")[0]
+    longer = changed(tuned, "finetune", steps=10 * tuned.spec["finetune"]["steps"])
+    larger = changed(tuned, "finetune", input_size=2 * tuned.spec["finetune"]["input_size"])
+    records = [record(tuned, 2 * tuned.cost, n_eval=evaluated(tuned))] * 3 + [
+        record(larger, 5 * larger.cost, n_eval=evaluated(larger))
+    ]
+    learned = costed({s.key: s for s in (tuned, longer, larger)}, records)
+    assert learned[longer.key].cost == pytest.approx(2 * longer.cost)
+    assert learned[larger.key].cost == pytest.approx(5 * larger.cost)
+
+
+def test_the_median_counts_whatever_the_order() -> None:
+    stages = small_plan()
+    tuned = of_kind(stages, "finetune")[0]
+    records = [record(tuned, factor * tuned.cost, n_eval=evaluated(tuned)) for factor in (1, 2, 50)]
+    for seed in range(5):
+        random.Random(seed).shuffle(records)
+        assert costed(stages, records)[tuned.key].cost == pytest.approx(2 * tuned.cost)
+
+
+def test_of_a_resumed_stage_only_the_timed_part_counts() -> None:
+    stages = small_plan()
+    pretrain = of_kind(stages, "pretrain")[0]
+    steps = pretrain.spec["pretrain"]["steps"]
+    half = record(pretrain, 2 * pretrain.cost, resumed_from=steps // 2)
+    assert costed(stages, [half])[pretrain.key].cost == pytest.approx(4 * pretrain.cost)
+    assert costed(stages, [record(pretrain, 0.1, resumed_from=steps)]) == stages
+
+
+def test_devices_do_not_mix() -> None:
+    stages = small_plan()
+    pretrain = of_kind(stages, "pretrain")[0]
+    slow, fast = record(pretrain, 2 * pretrain.cost), record(pretrain, 0.01 * pretrain.cost, device="cuda")
+    for records, device, factor in (
+        ([slow, fast, fast], None, 0.01), ([slow, slow, fast], None, 2), ([slow, fast, fast], "cpu", 2),
+    ):  # fmt: skip
+        learned = costed(stages, records, device=device)
+        assert learned[pretrain.key].cost == pytest.approx(factor * pretrain.cost)
+
+
+def test_a_large_store_is_not_read_whole() -> None:
+    stages = small_plan()
+    finished = {f"{n:024x}" for n in range(5000)} | set(stages)
+    chosen = worth_reading(stages, finished)
+    assert set(chosen) <= finished and len(chosen) <= READ_OTHERS + READ_PER_LIKE * len(stages)
+    kinds = {stages[key].kind for key in chosen if key in stages}
+    assert kinds == {"pretrain", "finetune"}
+    assert worth_reading(stages, sorted(finished, reverse=True)) == chosen

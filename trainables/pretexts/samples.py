@@ -1,0 +1,189 @@
+"""What a pretext is trained on: images with the targets it needs, from a dataset or from a prepare stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainables.context import Context, StageError
+from trainables.data import Listing, open_dataset, survey
+from trainables.data.listing import IGNORE
+from trainables.data.stack import load_stack
+from trainables.pretexts._base import ImageBatch
+from trainables.pretexts.devices import move
+
+TRAINING, VALIDATION = 0, 1  # of `Samples.part`
+_CHUNK = 256  # images resized at a time
+_WHAT = {"masks": "masks", "labels": "image labels", "colored": "colorised images"}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N images on the CPU.
+
+    images uint8 [N, 3, S, S]; boxes int64 [N, 4]; masks uint8 [N, S, S], labels int64 [N] and colored uint8
+    [N, 3, S, S] where asked for; part int64 [N] (0 training, 1 validation) where the data say it; classes: of the masks
+    or labels, 0 without either; source and place: for messages.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    masks: Tensor | None = None
+    labels: Tensor | None = None
+    colored: Tensor | None = None
+    part: Tensor | None = None
+    classes: int = 0
+    source: str = ""
+    place: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor, size: int, device: torch.device) -> ImageBatch:
+        """The images `rows` with their targets on `device`; `size` is the side of the views to make."""
+
+        def taken(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else move(tensor[rows], device)
+
+        return ImageBatch(
+            move(self.images[rows], device),
+            self.boxes[rows],
+            size,
+            masks=taken(self.masks),
+            labels=taken(self.labels),
+            colored=taken(self.colored),
+        )
+
+
+def load_samples(data: Mapping[str, Any], needs: frozenset[str], size: int, least: int, context: Context) -> Samples:
+    """All images that pretraining sees. One tensor for training and validation, so that workers share its memory.
+
+    Args:
+        data: reader and options; `prepared: true` where a prepare stage gives the tensors (role "data").
+        needs: of the pretext's settings. Images of a dataset without the needed mask or label are left out.
+        size: side of the images in pixels.
+        least: the least number of images.
+
+    Raises:
+        StageError: too few images, or none with what the method needs.
+        DataError: the dataset is missing or faulty (`trainables.data`).
+    """
+    prepared = bool(data.get("prepared"))
+    samples = _prepared(data, needs, size, context) if prepared else _listed(data, needs, size, context)
+    if len(samples) < least:
+        having = f" with {' and '.join(_WHAT[need] for need in sorted(needs))}" if needs else ""
+        raise StageError(
+            f"{samples.source}: pretraining needs at least {least} images{having}, {least // 2} of them for "
+            f"validation, but {samples.place} has {len(samples)}"
+        )
+    if needs & {"masks", "labels"} and samples.classes < 2:
+        raise StageError(f"{samples.source}: expected at least 2 classes, but {samples.place} has {samples.classes}")
+    return samples
+
+
+def _listed(data: Mapping[str, Any], needs: frozenset[str], size: int, context: Context) -> Samples:
+    listing = open_dataset(data["reader"], context.data_root, data.get("options"))
+    source, place = data["reader"], str(listing.folder)
+    if "colored" in needs:
+        raise StageError(f"{source}: the pretext needs colorised images; expected those of a prepare stage")
+    numbers = [n for n in listing.pretrain if _has(listing, n, needs)]
+    found = survey(listing, cache_dir=context.cache_dir)
+    found.check()
+    context.check_data(data["reader"], found.fingerprint)
+    stack = load_stack(
+        listing,
+        numbers,
+        size,
+        masks="masks" in needs,
+        fingerprint=found.fingerprint,
+        cache_dir=context.cache_dir,
+    )
+    labels = torch.tensor([listing.labels[n] for n in numbers]) if "labels" in needs else None
+    return Samples(
+        stack.images,
+        stack.boxes,
+        masks=stack.masks if "masks" in needs else None,
+        labels=labels,
+        classes=_classes(listing, needs),
+        source=source,
+        place=place,
+    )
+
+
+def _has(listing: Listing, number: int, needs: frozenset[str]) -> bool:
+    return not ("masks" in needs and listing.masks[number] is None) and not (
+        "labels" in needs and listing.labels[number] is None
+    )
+
+
+def _classes(listing: Listing, needs: frozenset[str]) -> int:
+    if "masks" in needs:
+        return len(listing.classes)
+    known = [label for label in listing.labels if label is not None] if "labels" in needs else []
+    return max(len(listing.label_names), max(known, default=-1) + 1)
+
+
+def _prepared(data: Mapping[str, Any], needs: frozenset[str], size: int, context: Context) -> Samples:
+    source = f"prepared {data['reader']}"
+    try:
+        tensors = context.weights("data")
+    except KeyError:
+        raise StageError(f"{source}: expected the tensors of a prepare stage, but none were given") from None
+    if lacking := [name for name in ("images", *sorted(needs)) if name not in tensors]:
+        raise StageError(f"{source}: expected tensors images{''.join(f', {n}' for n in sorted(needs))}, but got "
+                         f"{', '.join(sorted(tensors))}, without {lacking[0]}")  # fmt: skip
+    if "labels" in needs and bool((tensors["labels"] < 0).any()):  # -1: an image without a label
+        rows = (tensors["labels"] >= 0).nonzero()[:, 0]
+        tensors = {name: t[rows] for name, t in tensors.items()}
+    images = tensors["images"]
+    whole = torch.tensor([0, 0, *images.shape[-2:]])
+    samples = Samples(
+        images,
+        tensors.get("boxes", whole.repeat(len(images), 1)),
+        masks=tensors["masks"] if "masks" in needs else None,
+        labels=tensors["labels"] if "labels" in needs else None,
+        colored=tensors["colored"] if "colored" in needs else None,
+        part=tensors.get("part"),
+        classes=_seen_classes(tensors, needs),
+        source=source,
+        place="the prepare stage",
+    )
+    side = images.shape[-1]
+    # Targets go with images of the very size. For views, a smaller image has no more to show when it is made larger.
+    return _resized(samples, size) if (size != side if needs else size < side) else samples
+
+
+def _seen_classes(tensors: Mapping[str, Tensor], needs: frozenset[str]) -> int:
+    """Prepared tensors name no classes, so the largest number counts; two at least."""
+    for need in ("masks", "labels"):
+        if need in needs:
+            counted = tensors[need][tensors[need] != IGNORE] if need == "masks" else tensors[need]
+            return max(2, int(counted.max()) + 1 if counted.numel() else 0)
+    return 0
+
+
+def _resized(samples: Samples, size: int) -> Samples:
+    """Images bilinearly with antialias, masks by the nearest pixel, as `trainables.data.stack` does."""
+    scaled = (samples.boxes * size / samples.images.shape[-1]).round().long()
+    return replace(
+        samples,
+        images=_pixels(samples.images, size),
+        boxes=torch.cat([scaled[:, :2], scaled[:, 2:].clamp(min=1)], dim=1),
+        masks=None if samples.masks is None else _nearest(samples.masks, size),
+        colored=None if samples.colored is None else _pixels(samples.colored, size),
+    )
+
+
+def _pixels(images: Tensor, size: int) -> Tensor:
+    pieces: Sequence[Tensor] = torch.split(images, _CHUNK)
+    resized = (F.interpolate(p.float(), (size, size), mode="bilinear", antialias=True) for p in pieces)
+    return torch.cat([p.round().clamp(0, 255).byte() for p in resized])
+
+
+def _nearest(masks: Tensor, size: int) -> Tensor:
+    return F.interpolate(masks[:, None], (size, size), mode="nearest-exact")[:, 0]
