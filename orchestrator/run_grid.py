@@ -290,7 +290,7 @@ def _execute(
         say(console, f"blocked: {reason}")
     say(console, headline(found))
     planned = found.planned
-    live = LiveView(planned, console, store.leases) if console.is_terminal and planned else None
+    live = LiveView(planned, console, store.leases_of) if console.is_terminal and planned else None
     view = live or LineView(planned, console)
     try:
         with live.shown() if live else nullcontext():

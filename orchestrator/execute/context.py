@@ -20,6 +20,7 @@ from orchestrator.execute.outcome import Job
 from orchestrator.plan.stages import Stage
 from orchestrator.record.leases import Lease, LeaseLost
 from orchestrator.record.store import Store, StoreError, open_store
+from orchestrator.record.studies import WeightsDropped
 from trainables.context import Context, StageError
 
 
@@ -120,7 +121,10 @@ def _parent_weights(store_uri: str, key: str) -> dict[str, Tensor]:
     path = record and record["artifacts"].get("weights")
     if not path:
         raise StageError(f"the store has no weights of the parent stage {key}")
-    data = store.artifact(path)
+    try:
+        data = store.artifact(path)
+    except WeightsDropped as error:  # no fault of the store's: trying again would end the same way
+        raise StageError(str(error)) from None
     try:
         tensors: dict[str, Tensor] = load_tensors(data)
     except (SafetensorError, LookupError, ValueError, TypeError) as error:  # a length, a name, a type that is wrong

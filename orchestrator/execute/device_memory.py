@@ -1,4 +1,7 @@
-"""The calls that ask a GPU for its memory and keep a process to its share of it. On a CPU they do nothing."""
+"""The calls that ask a GPU for its memory and keep a process to its share of it. On a CPU they do nothing.
+
+They have not run on a GPU yet: `tests.benchmarks.gpu_share` is the command that shows whether they do what they should.
+"""
 
 from __future__ import annotations
 

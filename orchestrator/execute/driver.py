@@ -56,6 +56,8 @@ class Report:
 
     succeeded: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    failed_trials: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # of the stages that failed
     blocked: dict[str, str] = field(default_factory=dict)
     executed: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
@@ -84,7 +86,9 @@ def execute(
         StoreError, TrackingError, ClusterError: the preflight failed; nothing has run.
     """
     store.probe(uuid.uuid4().hex)
-    frontier = Frontier(found.to_run, finished=found.keys("reused"))
+    unfinished = _unfinished_trials(found)
+    first = {key: stage for key, stage in found.to_run.items() if key not in unfinished}
+    frontier = Frontier(first, finished=found.keys("reused"))
     report = Report()
     begun: tuple[MlflowWriter, Listener] | None = None
     with interruptible():
@@ -94,7 +98,7 @@ def execute(
                 ray_is_local = stack.enter_context(_ray(where)) if found.planned and where.executor == "ray" else None
                 tracker = connecting.result()
                 if ray_is_local:
-                    _check_fits(frontier, run)
+                    _check_fits(found, run)
                 elif ray_is_local is False:
                     _check_nodes(frontier, store, job, warn)
                 before()
@@ -102,10 +106,10 @@ def execute(
                 writer = MlflowWriter(tracker, grids, lambda key: load(store, key), warn)
                 listener = Listener(view, _Sink(store, writer, frontier), probe=lambda: _probe(store))
                 begun = writer, listener
+                mirror = stack.enter_context(_mirrored(found, store, None if job.again else where.study_storage, warn))
                 if found.keys("deferred"):
-                    mirror = stack.enter_context(_mirrored(where.study_storage, warn))
-                    studies = listener.feed = _studies(found, store, listener, grids, view, mirror)
-                    studies.begin(frontier)
+                    studies = _studies(found, store, unfinished, listener, grids, view, mirror)
+                    _begin(studies, frontier, listener)
                 writer.start()
                 _tell_ended_before(found, store, writer, frontier, job)
                 try:
@@ -119,7 +123,7 @@ def execute(
         writer, listener = begun
         report.stopped = frontier.stopped
         _finish(report, writer, warn)
-    return _count(report, found, listener)
+    return _count(report, found, listener, again=job.again)
 
 
 def _work(
@@ -143,7 +147,7 @@ def _work(
             run_on_ray(frontier, job, listener, elsewhere, run, local=ray_is_local, max_concurrent=where.max_concurrent)
             if frontier.stopped is not None:
                 forgive()  # Ray died, and its watch has interrupted the run
-        elif frontier.stages:
+        elif not frontier.done:
             from orchestrator.execute.inline import run_inline
 
             run_inline(frontier, job, listener, elsewhere)
@@ -167,10 +171,10 @@ def _finish(report: Report, writer: MlflowWriter, warn: Warn) -> None:
         warn("interrupted while MLflow was being completed; all results are in the store, nothing is lost")
 
 
-def _check_fits(frontier: Frontier, run: Run) -> None:
+def _check_fits(found: Diff, run: Run) -> None:
     from orchestrator.execute.ray_tune import check_fits
 
-    check_fits({stage.kind for stage in frontier.stages.values()}, run)
+    check_fits({stage.kind for stage in found.planned.values()}, run)
 
 
 def _check_nodes(frontier: Frontier, store: Store, job: Job, warn: Warn) -> None:
@@ -186,11 +190,17 @@ def _ray(where: Where) -> Iterator[bool]:
         # Ray reads this when it is imported: its local processes then listen on the loopback address only.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_health_check_period_ms", "1000")  # a dead raylet is found in seconds
-    _knock(where.address)
+    listens = _knock(where.address)
     from orchestrator.execute.ray_tune import connect
 
     try:
-        is_local = connect(where.address)
+        try:
+            is_local = connect(where.address)
+        except ClusterError as error:
+            hint = "; somebody listens there: is it a Ray head of this version, with this machine's token"
+            raise ClusterError(
+                f"{error}{hint} (~/.ray/auth_token, $RAY_AUTH_TOKEN_PATH)?" if listens else error
+            ) from None
         rearm()
         yield is_local
     finally:
@@ -199,13 +209,18 @@ def _ray(where: Where) -> Iterator[bool]:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Raise ClusterError where nobody listens at HOST:PORT: Ray itself would ask for minutes."""
+def _knock(address: str | None) -> bool:
+    """Whether somebody listens at HOST:PORT; False for other addresses, of which Ray itself must judge.
+
+    Raises:
+        ClusterError: nobody does; Ray itself would ask for minutes.
+    """
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not (host and colon and port.isdigit()):
-        return  # none, `auto` or `local`; or nonsense, of which Ray says so at once
+        return False
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+        return True
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ClusterError(
@@ -232,31 +247,54 @@ def _grids(found: Diff) -> dict[str, list[str]]:
 
 
 @contextmanager
-def _mirrored(storage: str | None, warn: Warn) -> Iterator[Mirror]:
-    """What to tell of studies, so that an Optuna storage shows them."""
-    if storage is None:
+def _mirrored(found: Diff, store: Store, storage: str | None, warn: Warn) -> Iterator[Mirror]:
+    """What to tell of studies, so that an Optuna storage shows them; also those that are over, as the run that ended
+    them may have been killed before it told."""
+    if storage is None or not any(plan.studies for plan in found.plans):
         yield lambda study, trials: None
         return
     from orchestrator.execute.study_mirror import StudyMirror
+    from orchestrator.execute.trials import read_trials
 
     mirror = StudyMirror(storage, warn)
     mirror.start()
+    for plan in found.plans:
+        for study in plan.studies.values():
+            mirror.put(study, read_trials(store, study))
     try:
         yield mirror.put
     finally:
         mirror.finish()
 
 
+def _awaited(found: Diff) -> set[str]:
+    """The studies that stages of this run wait for."""
+    return {study for key in found.keys("deferred") for study in found.stages[key].awaits.values()}
+
+
+def _unfinished_trials(found: Diff) -> dict[str, Stage]:
+    """The trials of earlier runs that are to be run now, for their studies to hand out."""
+    awaited = _awaited(found)
+    return {key: stage for key, stage in found.to_run.items() if stage.study in awaited}
+
+
 def _studies(
-    found: Diff, store: Store, listener: Listener, grids: dict[str, list[str]], view: View, mirror: Mirror
+    found: Diff,
+    store: Store,
+    unfinished: Mapping[str, Stage],
+    listener: Listener,
+    grids: dict[str, list[str]],
+    view: View,
+    mirror: Mirror,
 ) -> Studies:
     """The studies that stages of this run wait for."""
     from orchestrator.execute.studies import Studies  # Optuna, which takes a second to import
-    from orchestrator.execute.trials import read_trials
 
     waiting = {key: found.stages[key] for key in found.keys("deferred")}
-    awaited = {study for stage in waiting.values() for study in stage.awaits.values()}
-    studies = {study.key: study for plan in found.plans for study in plan.studies.values() if study.key in awaited}
+    awaited = _awaited(found)
+    asked = [study for plan in found.plans for study in plan.studies.values() if study.key in awaited]
+    asked.sort(key=lambda study: int(study.tune["trials"]))  # where grids share a study, the one with most trials
+    studies = {study.key: study for study in asked}
     for plan in found.plans:
         for key in plan.studies:
             grids.setdefault(key, []).append(plan.grid)
@@ -265,8 +303,15 @@ def _studies(
         grids[stage.key] = sorted({*grids.get(stage.key, ()), *grids.get(origin, ())})
         view.added(stage)
 
-    trials = {key: read_trials(store, study) for key, study in studies.items()}
-    return Studies(store, studies.values(), trials, waiting, listener, admitted, mirror)
+    return Studies(store, studies.values(), unfinished, waiting, listener, admitted, mirror)
+
+
+def _begin(studies: Studies, frontier: Frontier, listener: Listener) -> None:
+    listener.feed = studies
+    try:
+        studies.begin(frontier)
+    except StoreError as error:
+        frontier.stop(str(error))
 
 
 def _tell_ended_before(found: Diff, store: Store, writer: MlflowWriter, frontier: Frontier, job: Job) -> None:
@@ -322,15 +367,20 @@ class _Sink:
         self._writer.put(record)
 
 
-def _count(report: Report, found: Diff, listener: Listener) -> Report:
+def _count(report: Report, found: Diff, listener: Listener, *, again: bool) -> Report:
     ended = listener.outcomes
     report.succeeded = len(found.keys("reused")) + sum(o.outcome == "succeeded" for o in ended.values())
     report.failed = {key: found.reasons[key] for key in found.keys("failed")}
     report.failed |= {k: o.error or "" for k, o in ended.items() if o.outcome == "failed"}
+    # Without a failed trial its study goes on. Where none is left, the cells below are blocked.
+    kinds = {key: stage.kind for key, stage in found.stages.items()} | listener.kinds
+    report.names = {key: listener.names.get(key) or found.stages[key].name for key in report.failed}
+    trials = [key for key in report.failed if kinds[key] == "trial" and not again]
+    report.failed_trials = {key: report.failed.pop(key) for key in trials}
     report.blocked = {k: o.error or "" for k, o in ended.items() if o.outcome == "blocked"}
     report.blocked |= {key: found.reasons[key] for key in found.keys("blocked")}
-    kinds = Counter(listener.kinds[k] for k, o in ended.items() if o.executed)
-    report.executed = {kind: kinds[kind] for kind in KINDS}
+    executed = Counter(listener.kinds[k] for k, o in ended.items() if o.executed)
+    report.executed = {kind: executed[kind] for kind in KINDS}
     report.wasted = sum(o.wasted for o in ended.values())
     report.metrics = {k: o.metrics for k, o in ended.items() if o.outcome == "succeeded"}
     return report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from orchestrator.plan.stages import Stage
 
@@ -30,6 +30,7 @@ class Frontier:
         self.blocked: dict[str, str] = {}
         self.roots: dict[str, str] = {}  # blocked stage -> the failed one that it needs
         self.studies: set[str] = set()  # studies that may still add stages
+        self.to_come: set[str] = set()  # kinds of the stages that they will add
         self._finished = set(finished)
         self._children: dict[str, list[str]] = defaultdict(list)
         self._waiting: dict[str, set[str]] = {}
@@ -136,11 +137,24 @@ class Frontier:
                 open_keys.extend(self._children.get(child, ()))
         return newly
 
-    def block(self, stage: Stage, cause: str) -> None:
-        """Take a stage in that can never run, nor anything that needs it."""
+    def block(self, stage: Stage, cause: str, root: str | None = None) -> None:
+        """Take a stage in that can never run, nor anything that needs it. `root`: the failed one that it needs."""
         if stage.key not in self.stages:
             self.stages[stage.key] = stage
-            self.blocked[stage.key], self.roots[stage.key] = cause, stage.key
+            self.blocked[stage.key], self.roots[stage.key] = cause, root or stage.key
+
+    def reuse(self, keys: Iterable[str]) -> None:
+        """Stages that stages yet to be added need, and that have been finished by another run."""
+        self._finished.update(key for key in keys if key not in self.stages)
+
+    def has_finished(self, keys: Iterable[str]) -> bool:
+        """Whether all of these are finished."""
+        return all(key in self._finished or key in self.succeeded for key in keys)
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of all stages, also of those that studies will add."""
+        return {stage.kind for stage in self.stages.values()} | self.to_come
 
     def stop(self, reason: str) -> None:
         """Hand out nothing more; what runs may end."""

@@ -42,6 +42,7 @@ class Listener:
     def __init__(self, view: View, sink: Sink | None = None, probe: Callable[[], str | None] = lambda: None) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.kinds: dict[str, str] = {}
+        self.names: dict[str, str] = {}
         self._view, self._sink, self._probe = view, sink, probe
         self._tries: Counter[str] = Counter()
         self.feed: Feed | None = None
@@ -113,7 +114,7 @@ class Listener:
     def _tell(self, frontier: Frontier, outcome: Outcome) -> None:
         self.outcomes[outcome.key] = outcome
         stage = frontier.stages[outcome.key]
-        self.kinds[outcome.key] = stage.kind
+        self.kinds[outcome.key], self.names[outcome.key] = stage.kind, stage.name
         self._view.ended(stage, outcome)
         if self._sink is not None:
             self._sink.put(stage, outcome)

@@ -108,7 +108,7 @@ def _packing(frontier: Frontier, job: Job, run: Run, *, local: bool, max_concurr
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = any(node.get("GPU", 0) > 0 for node in nodes)
     shares = MeasuredShares.of_records(_newest_commits(open_store(job.store))) if gpus else MeasuredShares()
-    shapes = [shape_of(kind, run, gpus=gpus) for kind in {stage.kind for stage in frontier.stages.values()}]
+    shapes = [shape_of(kind, run, gpus=gpus) for kind in frontier.kinds]
     fitting = [n for n in nodes if n.get("GPU", 0) > 0] if any(shape.gpus for shape in shapes) else nodes
     slots = min((_slots(shape, nodes) for shape in shapes), default=1)
     slots = min(slots, max_concurrent or slots)

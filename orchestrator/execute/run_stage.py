@@ -115,6 +115,7 @@ def _commit(
         "artifacts": artifacts,
         "attempt": attempt,
         "node": socket.gethostname(),
+        "device": "cuda" if "device" in result.facts else "cpu",
         "started": _iso(began),
         "finished": _iso(time.time()),
         "seconds": round(time.time() - began, 3),

@@ -7,13 +7,21 @@ milliseconds, and no state that a killed driver could leave behind.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, BruteForceSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.plan.stages import Study
@@ -23,8 +31,9 @@ from trainables.analyses import analyse
 from trainables.context import Context, Result
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 LEAST_FOR_IMPORTANCE = 4
-DRAWS = 10  # how often another proposal is asked for where the last is a trial that exists
+DRAWS = 5  # how often TPE is asked where its proposals are trials that exist; then those left are gone through
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,11 @@ class Proposal:
 def propose(study: Study, trials: Sequence[Trial]) -> Proposal:
     """The next trial's settings, by TPE [Bergstra et al. 2011] after `tune.startup` random ones.
 
-    Trials in work count with the worst value so far (constant liar), so that parallel ones spread out.
+    Trials in work count with the worst value so far (constant liar), so that parallel ones spread out. Settings that
+    were tried are not proposed again while there are others; in a finite space those left are found one by one.
+
+    Raises:
+        SpaceChanged: the space no longer is what the trials so far were drawn from.
     """
     taken = {trial.key for trial in trials}
     base = Base(
@@ -48,17 +61,46 @@ def propose(study: Study, trials: Sequence[Trial]) -> Proposal:
         comparable=study.objective["kind"] == "downstream",
     )
     for draw in range(DRAWS):
-        sampler = optuna.samplers.TPESampler(
-            seed=_seed(study, len(trials), draw), n_startup_trials=study.tune["startup"], constant_liar=True
-        )
-        asked = optuna.create_study(direction=study.objective["direction"], sampler=sampler)
-        asked.add_trials([frozen(trial) for trial in trials])
-        trial = asked.ask()
-        changes = SPACES[study.tune["space"]](trial, base)
+        trial, changes = _ask(study, trials, base, _tpe(study, len(trials), draw))
         if trial_stage(study, changes).key not in taken:
             break
+    else:
+        if all(_choices(d) for d in trial.distributions.values()):
+            rest = BruteForceSampler(seed=_seed(study, len(trials), DRAWS), avoid_premature_stop=True)
+            trial, changes = _ask(study, trials, base, rest)
     told = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
     return Proposal(dict(trial.params), told, changes)
+
+
+class SpaceChanged(Exception):
+    """A space was changed under a study. The message is for the user."""
+
+
+def _ask(
+    study: Study, trials: Sequence[Trial], base: Base, sampler: BaseSampler
+) -> tuple[optuna.trial.Trial, dict[str, Any]]:
+    name = study.tune["space"]
+    asked = optuna.create_study(direction=study.objective["direction"], sampler=sampler)
+    asked.add_trials([frozen(trial) for trial in trials])
+    trial = asked.ask()
+    try:
+        return trial, SPACES[name](trial, base)
+    except ValueError as error:
+        raise SpaceChanged(
+            f"the space {name!r} no longer is what the {len(trials)} trials of the study {study.name!r} were drawn "
+            f"from ({error}); give the changed space a new name"
+        ) from error
+
+
+def _tpe(study: Study, number: int, draw: int) -> BaseSampler:
+    return optuna.samplers.TPESampler(
+        seed=_seed(study, number, draw), n_startup_trials=study.tune["startup"], constant_liar=True
+    )
+
+
+def _choices(distribution: BaseDistribution) -> bool:
+    """Whether a parameter has finitely many values."""
+    return isinstance(distribution, CategoricalDistribution | IntDistribution)
 
 
 def _seed(study: Study, number: int, draw: int) -> int:
@@ -101,28 +143,44 @@ def importance(spec: Mapping[str, Any]) -> dict[str, float]:
     return {name: round(share, 6) for name, share in found.items()}
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How the trials of a study are given up.
+
+    Attributes:
+        study: the study's key; Hyperband's brackets follow from it and from the trials' numbers.
+        pruning: the grid's `tune.pruning`.
+        rungs: the study's rungs in steps, ascending. To Optuna they are the resources 1, factor, factor^2, ...
+    """
+
+    study: str
+    direction: str
+    pruning: Mapping[str, Any]
+    rungs: Sequence[int]
+
+
 def give_up(
-    spec: Mapping[str, Any], pruning: Mapping[str, Any], own: int, values: Mapping[int, Mapping[int, float]]
+    rule: Rule, own: int, values: Mapping[int, Mapping[int, float]], complete: Collection[int] | None = None
 ) -> bool:
     """Whether the trial `own` is to stop at the last rung that it has a value of.
 
     Args:
-        spec: of the trial's stage.
-        pruning: the study's `tune.pruning`.
         values: trial number -> step -> objective, of all trials that have reached a rung; numbers from 0.
+        complete: numbers of the trials that were trained to their end, which only the median rule asks for.
     """
-    rungs = {step: number for number, step in enumerate(spec["rungs"])}
-    rule = _RULES[pruning["rule"]](int(pruning["factor"]), len(rungs))
-    asked = optuna.create_study(study_name=str(spec["study"]), direction=spec["objective"]["direction"], pruner=rule)
+    factor = int(rule.pruning["factor"])
+    resources = {step: factor**number for number, step in enumerate(rule.rungs)}
+    pruner = _PRUNERS[rule.pruning["rule"]](factor, len(resources))
+    asked = optuna.create_study(study_name=rule.study, direction=rule.direction, pruner=pruner)
     trials = [asked.ask() for _ in range(max(values) + 1)]  # Hyperband's brackets follow from their numbers
     decided = False
     for number in sorted(values, key=lambda n: (n == own, n)):  # our own last: it is judged by all others
-        for step, value in sorted(values[number].items()):
-            if step in rungs:
-                trials[number].report(value, int(pruning["factor"]) ** rungs[step])
-                decided = trials[number].should_prune()
-        if number != own:
-            asked.tell(trials[number], list(values[number].values())[-1])  # the median rule looks at complete ones
+        reached = [(step, value) for step, value in sorted(values[number].items()) if step in resources]
+        for step, value in reached:
+            trials[number].report(value, resources[step])
+            decided = trials[number].should_prune()
+        if number != own and reached and number in (complete or ()):
+            asked.tell(trials[number], reached[-1][1])
     return decided
 
 
@@ -137,8 +195,8 @@ def _hyperband(factor: int, rungs: int) -> BasePruner:
 
 
 def _median(factor: int, rungs: int) -> BasePruner:
-    """Below the median of the others at the same step."""
+    """Worse at its best than the median of the complete trials at the same step."""
     return MedianPruner(n_startup_trials=2)
 
 
-_RULES = {"asha": _asha, "hyperband": _hyperband, "median": _median}
+_PRUNERS = {"asha": _asha, "hyperband": _hyperband, "median": _median}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ def totals(found: Diff, report: Report, **about: Any) -> dict[str, Any]:
         "succeeded": report.succeeded,
         "failed": len(report.failed),
         "blocked": len(report.blocked),
+        "failed_trials": len(report.failed_trials),
         "reused": len(found.keys("reused")),
         "executed": report.executed,
         "wasted": report.wasted,
@@ -42,7 +44,10 @@ def ending(found: Diff, report: Report, about: Mapping[str, Any]) -> Iterator[st
     if report.wasted:
         yield f"  {report.wasted} of them in vain: another run on this store had finished them before"
     for key, error in list(report.failed.items())[:SHOWN_FAILURES]:
-        yield f"  failed: {found.stages[key].name} ({key}): {error}"
+        yield f"  failed: {report.names[key]} ({key}): {error}"
+    if report.failed_trials:
+        errors = Counter(report.failed_trials.values()).most_common(1)
+        yield f"  trials that failed, without which their studies go on: {len(report.failed_trials)}; {errors[0][0]}"
     if report.stopped:
         yield f"stopped: {report.stopped}; after mending it, the same command goes on from here"
     if found.keys("failed"):

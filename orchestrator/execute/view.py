@@ -5,19 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.execute.outcome import Outcome
 from orchestrator.plan.stages import Stage
 
 SHOWN_RUNNING = 12
+MOST_LOOKED_AT = 256
+_COLUMNS: dict[str, Literal["left", "right"]] = {"running": "left", "step": "right", "steps/s": "right", "node": "left"}
 _SHOWN = {"pretrain": ("val_loss_start", "val_loss"), "trial": ("objective",), "analysis": ("best", "trials", "pruned")}
 
 
@@ -48,36 +52,58 @@ class LineView:
             self._cost_done += stage.cost
             self.bad += outcome.outcome != "succeeded"
             number, total = sum(self.ended_by_kind.values()), sum(self.total.values())
-        self.console.print(
-            f"[{number:>{len(str(total))}}/{total}] {describe(stage, outcome)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._print(f"[{number:>{len(str(total))}}/{total}] {describe(stage, outcome)}")
 
     def preempted(self, stage: Stage, outcome: Outcome) -> None:
         """Print that a stage was lost with its worker; it has not ended."""
-        text = f"{stage.kind} {stage.name}: preempted: {outcome.error}; tried again"
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._print(f"{stage.kind} {stage.name}: preempted: {outcome.error}; tried again")
 
     def eta(self) -> float | None:
         """Seconds left, from the cost done so far; None before anything is done."""
         spent = time.monotonic() - self._began
         return spent * self._cost_left / self._cost_done if self._cost_done else None
 
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 class LiveView(LineView):
-    """The same lines, and below them what runs now, with step and rate."""
+    """The same lines, and below them what runs now, with step and rate.
+
+    Its work stays small however many stages there are and however fast they end: lines are written together once a
+    second (each writing draws the panel anew), and leases are read of what was handed out only.
+
+    Args:
+        leases: the leases of some stages, by key.
+    """
 
     def __init__(
-        self, stages: Mapping[str, Stage], console: Console, leases: Callable[[], Mapping[str, Mapping[str, Any]]]
+        self,
+        stages: Mapping[str, Stage],
+        console: Console,
+        leases: Callable[[Collection[str]], Mapping[str, Mapping[str, Any]]],
     ) -> None:
         super().__init__(stages, console)
-        self._stages, self._leases = dict(stages), leases
+        self._leases = leases
+        self._handed_out: dict[str, None] = {}  # in this order
+        self._lines: list[str] = []
+        self._beats: list[Mapping[str, Any]] = []
+        self._look_at = 0.0
 
-    def added(self, stage: Stage) -> None:
-        """Show it while it runs."""
-        self._stages[stage.key] = stage
+    def started(self, stage: Stage) -> None:
+        """Look for its lease from now on."""
+        with self._lock:
+            self._handed_out[stage.key] = None
+
+    def ended(self, stage: Stage, outcome: Outcome) -> None:
+        """Print how a stage ended."""
+        super().ended(stage, outcome)
+        with self._lock:
+            self._handed_out.pop(stage.key, None)
+
+    def _print(self, text: str) -> None:
+        with self._lock:
+            self._lines.append(text)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -87,6 +113,8 @@ class LiveView(LineView):
 
             def refresh() -> None:
                 while not stop.wait(1.0):
+                    self._write_lines()
+                    self._look()
                     live.update(self._panel())
 
             thread = threading.Thread(target=refresh, daemon=True)
@@ -96,6 +124,13 @@ class LiveView(LineView):
             finally:
                 stop.set()
                 thread.join()
+                self._write_lines()
+
+    def _write_lines(self) -> None:
+        with self._lock:
+            lines, self._lines = self._lines, []
+        if lines:
+            super()._print("\n".join(lines))
 
     def _panel(self) -> Group:
         bars = Progress(TextColumn("{task.description:<10}"), BarColumn(40), MofNCompleteColumn(), console=self.console)
@@ -104,28 +139,42 @@ class LiveView(LineView):
         eta = self.eta()
         left = f"about {seconds_text(eta)} left" if eta is not None else "working out the time"
         bad = f", {self.bad} failed or blocked" if self.bad else ""
-        return Group(running_table(self._beats()), bars, f"{left}{bad}")
+        return Group(running_table(self._beats), bars, f"{left}{bad}")
 
-    def _beats(self) -> list[Mapping[str, Any]]:
+    def _look(self) -> None:
+        """Read the leases again, unless that takes so long that it would be most of what this process does."""
+        began = time.monotonic()
+        if began < self._look_at:
+            return
+        with self._lock:
+            keys = list(islice(self._handed_out, MOST_LOOKED_AT))
         try:
-            return [b for key, b in self._leases().items() if key in self._stages and not b.get("released")]
+            self._beats = [beat for beat in self._leases(keys).values() if not beat.get("released")]
         except Exception:  # a view must never end a run
-            return []
+            self._beats = []
+        now = time.monotonic()
+        self._look_at = now + 10 * (now - began)
 
 
 def running_table(beats: list[Mapping[str, Any]]) -> Table:
-    """The stages in work: name, step, rate, node."""
+    """The stages in work: name, step, rate, node. In a narrow window the names are cut short, never the numbers."""
+    rows = [_running(beat) for beat in sorted(beats, key=lambda b: float(b["started"]))[:SHOWN_RUNNING]]
     table = Table(box=None, pad_edge=False)
-    for column, justify in (("running", "left"), ("step", "right"), ("steps/s", "right"), ("node", "left")):
-        table.add_column(column, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
-    for beat in sorted(beats, key=lambda b: float(b["started"]))[:SHOWN_RUNNING]:
-        spent = max(1e-6, float(beat["beat"]) - float(beat["started"]))
-        steps = f"{beat['step']}/{beat['steps']}" if beat["steps"] else "starting"
-        rate = f"{beat['step'] / spent:.2g}" if beat["steps"] else ""
-        table.add_row(f"{beat['kind']} {beat['name']}", steps, rate, f"{beat['node']} {beat['pid']}")
+    for number, (column, justify) in enumerate(_COLUMNS.items()):
+        widest = max([len(column), *(len(row[number]) for row in rows)]) if number else None
+        table.add_column(column, justify=justify, no_wrap=bool(number), min_width=widest, overflow="ellipsis")
+    for name, *numbers in rows:
+        table.add_row(Text(name, overflow="ellipsis", no_wrap=True), *numbers)
     if len(beats) > SHOWN_RUNNING:
         table.add_row(f"... and {len(beats) - SHOWN_RUNNING} more", "", "", "")
     return table
+
+
+def _running(beat: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    spent = max(1e-6, float(beat["beat"]) - float(beat["started"]))
+    steps = f"{beat['step']}/{beat['steps']}" if beat["steps"] else "starting"
+    rate = f"{beat['step'] / spent:.2g}" if beat["steps"] else ""
+    return f"{beat['kind']} {beat['name']}", steps, rate, f"{beat['node']} {beat['pid']}"
 
 
 def describe(stage: Stage, outcome: Outcome) -> str:

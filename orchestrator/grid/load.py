@@ -198,7 +198,9 @@ def _explain(error: ValidationError, source: Source, prefix: Path_, names: Seque
 
 def _told_first(faults: list[ErrorDetails]) -> list[ErrorDetails]:
     """An unknown key goes before what is missing because of it; of a mapping that it is no plain word says nothing."""
-    meant = [f for f in faults if not (isinstance(f["input"], Mapping) and str(f["loc"][-1:]).startswith("('literal["))]
+    meant = [
+        f for f in faults if not (isinstance(f["input"], Mapping) and str((f["loc"] or [""])[-1])[:8] == "literal[")
+    ]
     return sorted(meant or faults, key=lambda fault: fault["type"] != "extra_forbidden")
 
 
@@ -214,7 +216,9 @@ def _expected(fault: ErrorDetails) -> str:
 
 def _is_tag(part: Any) -> bool:
     """Pydantic adds such words for the branches of a union; they are no keys of the file."""
-    return isinstance(part, str) and (part in ("float", "int", "[key]", "Downstream") or part.startswith(("literal[", "function-")))
+    return isinstance(part, str) and (
+        part in ("float", "int", "[key]", "Downstream") or part.startswith(("literal[", "function-"))
+    )
 
 
 def _model_at(path: Path_) -> type[BaseModel]:

@@ -41,7 +41,7 @@ def _once(values: Any) -> Any:
 
 def _checked(hint: Any) -> Any:
     """A field's type, with the checks that every field of that type gets."""
-    if hint in (int, float):
+    if hint in (int, float, int | None, float | None):
         return Annotated[hint, BeforeValidator(_no_bool)]
     if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:  # a choice of several
         return Annotated[hint, Field(min_length=1), AfterValidator(_once)]

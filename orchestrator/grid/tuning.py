@@ -27,9 +27,12 @@ def misfits(tune: Tune, method: str, pretext: Mapping[str, Any], pretrain: Mappi
         yield ("space",), f"no space {space!r}; {near(space, SPACES)}{hint}"
         return
     if pretrain.get("epochs") is not None:
-        yield (), (
-            f"a study counts in steps, but pretrain.epochs is {pretrain['epochs']:g}; expected pretrain.steps "
-            "(epochs x training images / batch), and in `lengths` the shares of it to try"
+        yield (
+            (),
+            (
+                f"a study counts in steps, but pretrain.epochs is {pretrain['epochs']:g}; expected pretrain.steps "
+                "(epochs x training images / batch), and in `lengths` the shares of it to try"
+            ),
         )
         return
     if isinstance(tune.objective, Downstream) and tune.objective.scenario == "seg-enc-dec" and method in ENCODER_ONLY:

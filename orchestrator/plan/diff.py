@@ -91,7 +91,7 @@ def diff(plans: Sequence[Plan], finished: Collection[str], failed: Mapping[str, 
     reasons: dict[str, str] = {}
     roots: dict[str, str] = {}
     for key, stage in stages.items():
-        root = _root(stage, states, roots)
+        root = _root(stage, trials, states, roots)
         if key in finished:
             states[key] = "reused"
         elif key not in needed:
@@ -117,8 +117,14 @@ def _trials(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
     return found
 
 
-def _root(stage: Stage, states: Mapping[str, State], roots: Mapping[str, str]) -> str | None:
+def _root(
+    stage: Stage, trials: Mapping[str, list[str]], states: Mapping[str, State], roots: Mapping[str, str]
+) -> str | None:
     """The stage at which lies why `stage` cannot run; None where it can. Its parents have been judged before it."""
+    for study in stage.awaits.values():
+        for trial in trials.get(study, ()):
+            if states.get(trial) == "blocked":  # all trials have the same parents
+                return roots[trial]
     for parent in stage.parents.values():
         if states.get(parent) in ("blocked", "failed"):
             return roots.get(parent, parent)

@@ -17,7 +17,7 @@ from orchestrator.plan.stages import Cell, Plan, Stage, Study
 from trainables.settings import PRETEXT_SETTINGS, PretrainSettings
 from trainables.settings.training import LENGTH_DIALS
 
-TrialState = Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+TrialState = Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]  # the last only where Optuna is told
 Record = Mapping[str, Any]
 _BETTER = {"max": "maximize", "min": "minimize"}
 _NOT_MEANT = ("trials", "budget", "parallel", "objective")  # the objective counts as resolved, not as it was written

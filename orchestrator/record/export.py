@@ -18,15 +18,28 @@ Record = Mapping[str, Any]
 WEIGHTS, SETTINGS, README = "weights.safetensors", "settings.json", "README.md"
 KEPT = ("key", "kind", "name", "spec", "labels", "metrics", "facts", "versions", "parents", "fingerprint", "finished")
 # What segmentation-models-pytorch (smp) can do with the weights of a network.
+_RESNET_IN_SMP = """\
+At width 64 the encoder is segmentation-models-pytorch's {encoder}. There it wants images less their mean over their
+deviation (the dial `normalise` of `settings.json`), which the network above does itself:
+
+```python
+import segmentation_models_pytorch as smp
+
+model = smp.Unet("{encoder}", encoder_weights=None)
+model.encoder.load_state_dict(encoder)
+```
+"""
 WITH_SMP = {
+    "resnet18-unet": _RESNET_IN_SMP.format(encoder="resnet18"),
+    "resnet50-unet": _RESNET_IN_SMP.format(encoder="resnet50"),
     "conrec-unet": "`conrec-unet` is the U-Net of the ConRec code, not a network of segmentation-models-pytorch: smp "
     "has no encoder that these weights fit. In a training of your own, use the network above.",
 }
 TEXT = """\
 # {name}
 
-Weights of the {kind} stage `{key}`, network `{network}` of width {width}. `settings.json` holds all its settings and
-metrics, `weights.safetensors` these parts:
+Weights of the {kind} stage `{key}`, network `{network}`. `settings.json` holds all its settings and metrics,
+`weights.safetensors` these parts:
 
 {parts}
 
@@ -36,10 +49,10 @@ safetensors; none of Ray, Optuna or MLflow):
 ```python
 from safetensors.torch import load_file
 from trainables.networks import build_network
-from trainables.settings import NetworkSettings
+from trainables.settings import parse_network
 
 weights = load_file("weights.safetensors")
-network = build_network(NetworkSettings("{network}", width={width}), out_channels=1)
+network = build_network(parse_network({settings}), out_channels=1)
 encoder = {{name.removeprefix("encoder."): t for name, t in weights.items() if name.startswith("encoder.")}}
 network.encoder.load_state_dict(encoder)
 ```
@@ -136,7 +149,7 @@ def readme(export: Export) -> str:
         kind=record["kind"],
         key=record["key"],
         network=str(network["name"]),
-        width=int(network["width"]),
+        settings=repr(dict(network)),
         parts="\n".join(f"- `{part}.*`: {count:,} numbers" for part, count in export.parts.items()),
         smp=f"\n{WITH_SMP[network['name']]}\n" if network["name"] in WITH_SMP else "",
     )

@@ -22,11 +22,12 @@ from orchestrator.record.leases import process_is_gone
 from orchestrator.record.store import Item, LeaseName, Store, StoreError
 
 MARGIN_SECONDS = 3600.0
-Reason = Literal["unreached", "attempt", "finished", "half-written", "probe", "plan"]
+Reason = Literal["unreached", "study", "attempt", "finished", "half-written", "probe", "plan"]
 REASONS: dict[Reason, str] = {
     "unreached": "stages that no plan reaches",
+    "study": "studies that no plan reaches",
     "attempt": "attempts that no commit names",
-    "finished": "checkpoints and leases of finished stages",
+    "finished": "checkpoints and leases of finished stages, training states of studies that are over",
     "half-written": "half-written files",
     "probe": "old probes",
     "plan": "older plans",
@@ -39,6 +40,7 @@ OWN_NAMES = {  # kind -> the paths that the store itself makes there
     "failures": re.compile(rf"failures/{KEY}\.json"),
     "commits": re.compile(rf"commits/{KEY}\.json"),  # last, so that no attempt listed above is committed after it
 }
+STUDY = re.compile(rf"studies/{KEY}/(?P<part>trials|values|states|conclusions)/.+")
 Record = Mapping[str, Any]
 PlanId = tuple[str, str]  # grid, plan
 
@@ -86,6 +88,31 @@ class _Held:
         return [item for name, item in named if name != latest]
 
 
+@dataclass
+class _Study:
+    """The files of one study by part, the keys and names of its trials, and whether it is over."""
+
+    parts: dict[str, list[Item]]
+    trials: dict[str, str]
+
+    @property
+    def over(self) -> bool:
+        """A winner among as many trials as there are is known."""
+        counts = [int(PurePosixPath(item.path).stem) for item in self.parts["conclusions"]]
+        return max(counts, default=0) >= len(self.parts["trials"])
+
+    def pieces(self, key: str, in_use: bool, live: set[str]) -> Iterator[Piece]:
+        """What may go. A study with a trial that somebody may be running stays."""
+        name = next(iter(self.trials.values()), "")
+        if live & self.trials.keys():
+            return
+        if not in_use:  # the trials last: as long as they are there, so is the study
+            parts = [item for part in ("states", "values", "conclusions", "trials") for item in self.parts[part]]
+            yield Piece("study", key, name, tuple(parts))
+        elif self.over and self.parts["states"]:
+            yield Piece("finished", key, name, tuple(self.parts["states"]))
+
+
 def find(store: Store, *, keep_plans: int | None = None, now: float | None = None) -> Garbage:
     """Look through the whole store; nothing is changed.
 
@@ -102,8 +129,11 @@ def find(store: Store, *, keep_plans: int | None = None, now: float | None = Non
     commits = store.commits(key for key, files in held.items() if files.of("commits"))
     live = {key for key, lease in store.leases().items() if _may_live(lease, now)}
     plans = _plans(store)
-    counted = _counted(plans, keep_plans, live)
+    studies = _studies(store)
+    counted = _counted(plans, keep_plans, live, studies)
+    in_use = {study for plan in counted for study in _studies_of(plans[plan])}
     reached = _reached([plans[plan] for plan in counted], commits)
+    reached |= {key for study in in_use & studies.keys() for key in studies[study].trials}
     pieces: list[Piece] = []
     spared: set[str] = set()
     young: list[str] = []
@@ -113,6 +143,8 @@ def find(store: Store, *, keep_plans: int | None = None, now: float | None = Non
             spared.add(key)
         elif key not in live:
             pieces += found
+    for key, study in studies.items():
+        pieces += study.pieces(key, key in in_use, live)
     pieces += _without_stage(store, now)
     pieces += _plan_pieces(store, plans.keys() - counted)
     return Garbage(tuple(pieces), frozenset(plans), frozenset(counted), tuple(sorted(spared)), tuple(young))
@@ -127,7 +159,7 @@ def sweep(store: Store, garbage: Garbage) -> Iterator[Piece]:
     for piece in garbage.pieces:
         if piece.key and any(_may_live(lease, time.time()) for lease in _latest_lease(store, piece.key)):
             continue
-        if piece.reason == "unreached" and _plan_ids(store) != garbage.plans:
+        if piece.reason in ("unreached", "study") and _plan_ids(store) != garbage.plans:
             raise StoreError(f"store {store.uri}: a run has begun meanwhile; run gc again to see what it leaves unused")
         store.delete(piece.items)
         yield piece
@@ -143,6 +175,22 @@ def _held(store: Store) -> dict[str, _Held]:
             files = held[match["key"]]
             (files.attempts[match["attempt"]] if kind == "artifacts" else files.others[kind]).append(item)
     return dict(sorted(held.items()))
+
+
+def _studies(store: Store) -> dict[str, _Study]:
+    found: dict[str, _Study] = defaultdict(lambda: _Study(defaultdict(list), {}))
+    for item in store.items("studies"):
+        if (match := STUDY.fullmatch(item.path)) is not None:
+            found[match["key"]].parts[match["part"]].append(item)
+    for key, study in found.items():
+        study.trials = {proposal["key"]: str(proposal.get("name", "")) for proposal in store.proposals(key)}
+    return dict(found)
+
+
+def _studies_of(plan: Record) -> set[str]:
+    """The studies that a plan asks for."""
+    named = {stage["study"] for stage in plan["stages"].values() if stage.get("study")}
+    return named | set(plan.get("studies", ()))
 
 
 def _may_live(lease: Record, now: float) -> bool:
@@ -173,12 +221,17 @@ def _plans(store: Store) -> dict[PlanId, Record]:
     return plans
 
 
-def _counted(plans: Mapping[PlanId, Record], keep: int | None, live: set[str]) -> set[PlanId]:
+def _counted(
+    plans: Mapping[PlanId, Record], keep: int | None, live: set[str], studies: Mapping[str, _Study]
+) -> set[PlanId]:
     by_grid: dict[str, list[PlanId]] = defaultdict(list)
     for plan in sorted(plans, reverse=True):  # ids begin with the time
         by_grid[plan[0]].append(plan)
     newest = {plan for of_grid in by_grid.values() for plan in of_grid[:keep]}
-    return newest | {plan for plan, record in plans.items() if live & record["stages"].keys()}
+    at_work = {key for key, study in studies.items() if live & study.trials.keys()}
+    return newest | {
+        plan for plan, record in plans.items() if live & record["stages"].keys() or at_work & _studies_of(record)
+    }
 
 
 def _reached(plans: list[Record], commits: Mapping[str, Record]) -> set[str]:

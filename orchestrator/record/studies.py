@@ -15,8 +15,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from orchestrator.record import documents
-from orchestrator.record.backend import Backend
+from orchestrator.record.backend import Backend, StoreError
 from orchestrator.record.documents import Record
+
+
+class WeightsDropped(StoreError):
+    """The weights of a trial that lost are asked for. The message is for the user."""
 
 
 class Studies:
@@ -75,6 +79,16 @@ class Studies:
     def drop_states(self, study: str) -> None:
         """Delete the states of a study that is over."""
         self._backend.delete(self._backend.paths(f"studies/{study}/states"))
+
+    def _refuse_dropped(self, path: str) -> None:
+        """Raise WeightsDropped where `path`, which is missing, are the weights of a trial that lost."""
+        record = documents.read(self._backend, f"commits/{path.split('/')[1]}.json") or {}
+        study = record.get("study")
+        if study and record["artifacts"].get("weights") == path and self.conclusions(study):
+            raise WeightsDropped(
+                f"store {self._backend.uri}: the weights of trial {record['key']} ({record['name']}) were dropped at "
+                "the end of its study, which another trial won; to have them, train its settings as a pretext of a grid"
+            )
 
     def drop_weights(self, key: str) -> None:
         """Delete the weights of a trial that lost. Its record stays."""

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, load_file, save, save_file
 
 from orchestrator import run_grid, status
+from orchestrator.record import export
 from orchestrator.record.export import describe
 from orchestrator.record.store import Store, open_store
 from tests.orchestrator.made_up import GRID, write_grid
 from trainables.networks import build_network
-from trainables.settings import NetworkSettings
+from trainables.settings import NetworkSettings, parse_network
 
 ROWS = GRID.replace("columns:", "  - {scenario: cls-enc, model: SimCLR, pretext: simclr}\ncolumns:")
 TINY = ["--set", "pretrain.steps=2", "--set", "finetune.steps=2", "--set", "network.width=4"]
@@ -97,6 +98,22 @@ def test_the_files_hold_the_stage_and_load_into_its_network(
     shown = names["network"].eval().encoder(image)
     assert all(torch.equal(a, b) for a, b in zip(shown, network.eval().encoder(image), strict=True))
     assert torch.equal(names["network"].encoder.blocks[0][0][0].weight, kept["encoder.blocks.0.0.0.weight"])
+
+
+def test_a_resnet_loads_into_segmentation_models_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"name": "resnet18-unet", "width": 64, "normalise": "none"}
+    network = build_network(parse_network(settings), 1).eval()
+    weights = {n: t.contiguous() for n, t in network.state_dict().items() if n.startswith("encoder.")}
+    record = {"key": "k" * 24, "kind": "pretrain", "name": "made up", "spec": {"network": settings}}
+    text = export.readme(export.Export(record, b"", {"encoder": 1}))
+    save_file(weights, tmp_path / "weights.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in text.split("```python\n")[1:]:
+        exec(block.split("```")[0], names)
+    image = torch.rand(1, 3, 64, 64)
+    theirs, ours = names["model"].eval().encoder(image), network.encoder(image)
+    assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
 
 
 def test_a_version_in_the_model_registry(

@@ -462,7 +462,7 @@ def test_a_wrong_ray_token(tmp_path: Path) -> None:
     head = subprocess.Popen(
         [
             str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=1",
-            "--include-dashboard=false", "--disable-usage-stats", "--node-ip-address=127.0.0.1",
+            "--include-dashboard=false", "--disable-usage-stats",
             f"--temp-dir={short}",
         ],
         env=right, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def trial(spec: Mapping[str, Any], context: Context) -> Result:
     Args:
         spec: of a pretrain stage, and: study; rungs, the steps at which it may be given up; objective, either
             {kind: validation, metric, direction}, a metric of the pretext's curve [P1 §5.1 tunes by it], or
-            {kind: downstream, metric, direction, finetune}, the Dice of a finetune from the weights of the moment.
+            {kind: downstream, metric, direction, finetune, data (its fingerprint)}, the Dice of a finetune from the
+            weights of the moment.
 
     Returns:
         As of a pretrain, without weights where it was given up. Metrics also: objective, of its last step. Facts also:
@@ -39,18 +41,19 @@ def trial(spec: Mapping[str, Any], context: Context) -> Result:
         trained before.
 
     Raises:
-        StageError: the metric does not exist, and all that a pretrain raises.
+        StageError: the metric does not exist or is no finite number, and all that a pretrain raises.
     """
     objective, rungs = spec["objective"], frozenset(spec["rungs"])
     base = {name: value for name, value in spec.items() if name not in NOT_OF_THE_PRETRAIN}
     prefix = context.prefix_state()
-    began = 0 if prefix is None else int(prefix["step"])
+    began = 0 if prefix is None else int(prefix.get("began", prefix["step"]))
+    del prefix  # `pretrain` asks for it again: a large network's state is not to be held all the while
     values: dict[int, float] = {}
 
     def measure(step: int, pretext: Pretext, metrics: dict[str, float]) -> dict[str, float]:
         if step not in rungs:
             return metrics
-        values[step] = _value(objective, metrics, lambda: pretext.weights(), context)
+        values[step] = _value(objective, step, metrics, lambda: pretext.weights(), context)
         found = {**metrics, OBJECTIVE: values[step]}
         if context.give_up(step, values[step]):
             raise GivenUp(step, found)
@@ -64,30 +67,40 @@ def trial(spec: Mapping[str, Any], context: Context) -> Result:
         facts = {"pruned_at": end.step, "steps_run": end.step - began, "objective": _by_step(context, values)}
         return Result({**metrics, OBJECTIVE: values[end.step]}, facts=facts)
     steps = int(context.history[-1]["step"])
-    values[steps] = _value(objective, result.metrics, lambda: result.weights, context)
+    values[steps] = _value(objective, steps, result.metrics, lambda: result.weights, context)
     facts = {"pruned_at": None, "steps_run": steps - began, "objective": _by_step(context, values)}
     return Result({**result.metrics, OBJECTIVE: values[steps]}, result.weights, {**result.facts, **facts})
 
 
-def _value(objective: Mapping[str, Any], metrics: Mapping[str, float], weights: Any, context: Context) -> float:
+def _value(
+    objective: Mapping[str, Any],
+    step: int,
+    metrics: Mapping[str, float],
+    weights: Callable[[], Mapping[str, Tensor]],
+    context: Context,
+) -> float:
+    name = objective["metric"]
     if objective["kind"] == "downstream":
-        return _finetuned(objective["finetune"], weights(), context)
-    if objective["metric"] not in metrics:
-        known = ", ".join(sorted(metrics))
-        raise StageError(f"the objective {objective['metric']!r} is no metric of this pretext; it has {known}")
-    return float(metrics[objective["metric"]])
+        value = _finetuned(objective, weights(), context)
+    elif name in metrics:
+        value = float(metrics[name])
+    else:
+        raise StageError(f"the objective {name!r} is no metric of this pretext; it has {', '.join(sorted(metrics))}")
+    if not math.isfinite(value):
+        raise StageError(f"the objective {name} was {value} at step {step}, which no other trial can be compared with")
+    return value
 
 
-def _finetuned(spec: Mapping[str, Any], weights: Mapping[str, Tensor], context: Context) -> float:
+def _finetuned(objective: Mapping[str, Any], weights: Mapping[str, Tensor], context: Context) -> float:
     """The Dice on images held out of the training part: the evaluation part is never looked at."""
     with torch.enable_grad():  # curves are evaluated without
-        return finetune(spec, _Aside(context, weights)).metrics["dice"]
+        return finetune(objective["finetune"], _Aside(context, weights, objective.get("data"))).metrics["dice"]
 
 
 class _Aside(Context):
     """For a stage within a stage: it leaves no trace."""
 
-    def __init__(self, outer: Context, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, outer: Context, weights: Mapping[str, Tensor], fingerprint: str | None) -> None:
         super().__init__(
             outer.data_root,
             outer.work_dir,
@@ -95,6 +108,7 @@ class _Aside(Context):
             device=outer.device,
             checkpoint_seconds=float("inf"),
             cache_dir=outer.cache_dir,
+            fingerprint=fingerprint,
         )
 
     def resume(self) -> None:

@@ -1,0 +1,73 @@
+"""Networks of finished stages, built again from their weights, in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.context import Context, StageError
+from trainables.networks import SegmentationNetwork, build_network
+from trainables.pretexts.classification import Classification
+from trainables.settings import ClassificationSettings, parse_network
+
+CLASSIFIER = "pretext.classifier.weight"
+
+
+def parent_weights(context: Context, role: str) -> dict[str, Tensor]:
+    """The tensors of a parent. Raises StageError where there is none of that role."""
+    try:
+        return context.weights(role)
+    except KeyError:
+        raise StageError(f"expected the weights of {role!r}, but none were given") from None
+
+
+def load_encoder(network: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, device: torch.device) -> nn.Module:
+    """The encoder of any stage with weights.
+
+    Args:
+        network: its settings.
+        tensors: its weights; those under `encoder.` count.
+        name: of the model, for messages.
+
+    Raises:
+        StageError: a tensor is missing or has another shape.
+    """
+    encoder = build_network(parse_network(network), out_channels=1).encoder
+    given = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
+    return _filled(encoder, given, name, device)
+
+
+def load_segmentation(
+    network: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, device: torch.device
+) -> SegmentationNetwork:
+    """The whole network of a binary task, head included. Raises StageError where the weights are not of one."""
+    if not any(tensor_name.startswith("head.") for tensor_name in tensors):
+        raise StageError(f"{name}: expected weights with a head for a binary task (`head.*`), but it has none")
+    built = build_network(parse_network(network), out_channels=1)
+    return _filled(built, tensors, name, device)
+
+
+def load_classifier(
+    network: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, device: torch.device
+) -> Classification:
+    """The classifier of a classification pretext; the number of classes is that of its weights."""
+    if CLASSIFIER not in tensors:
+        raise StageError(f"{name}: expected the weights of a classification pretext, but {CLASSIFIER} is not there")
+    outputs = len(tensors[CLASSIFIER])
+    classifier = Classification(ClassificationSettings(), parse_network(network), 2 if outputs == 1 else outputs)
+    return _filled(classifier, tensors, name, device)
+
+
+def _filled[Module: nn.Module](module: Module, tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Module:
+    own = module.state_dict()
+    for key, tensor in own.items():
+        if key not in tensors and key.endswith("num_batches_tracked"):
+            continue  # a counter that other frameworks' weights lack
+        if key not in tensors or tensors[key].shape != tensor.shape:
+            found = list(tensors[key].shape) if key in tensors else "none"
+            raise StageError(f"{name}: expected {key} of {list(tensor.shape)}, as the network has it, but got {found}")
+        tensor.copy_(tensors[key])
+    return module.to(device).eval()

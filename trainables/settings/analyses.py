@@ -1,0 +1,127 @@
+"""Dials of each analysis; the names of its models, data and parents stand beside them in its spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trainables.settings._dial import dial
+from trainables.settings.pretexts import DecodingTask
+
+Part = Literal["annotated", "labelled", "pretrain", "train", "evaluation"]
+
+
+@dataclass(frozen=True)
+class CKASettings:
+    """Linear CKA between encoders [P1 §5.2, Fig. 7].
+
+    `estimator`: `full` is the paper's, on all images at once; `full-unbiased` is the same with the unbiased estimate of
+    HSIC; `minibatch` estimates the latter from random batches of `minibatch` images, so that nothing grows with the
+    number of images. `part` of the data, its first `images` in drawn order (0: all). `batch` images pass an encoder at
+    a time.
+    """
+
+    kind: Literal["cka"] = "cka"
+    input_size: int = dial(64, ge=8, multiple_of=8)
+    part: Part = "pretrain"
+    images: int = dial(0, ge=0)
+    estimator: Literal["full", "full-unbiased", "minibatch"] = "full"
+    minibatch: int = dial(256, ge=4)
+    batch: int = dial(64, ge=1)
+
+
+@dataclass(frozen=True)
+class GradCAMSettings:
+    """GradCAM on a classifier [P1 Fig. 5c]: `count` samples of each class; `images` (0: all) for the numbers."""
+
+    kind: Literal["gradcam"] = "gradcam"
+    input_size: int = dial(128, ge=8, multiple_of=8)
+    count: int = dial(4, ge=1)
+    images: int = dial(0, ge=0)
+    labels: tuple[str, ...] = ("no car", "car")
+    batch: int = dial(32, ge=1)
+
+
+@dataclass(frozen=True)
+class CurvesSettings:
+    """Curves of finetuning [P1 Fig. 4]: `metric` of the histories; steps until `share` of the final value."""
+
+    kind: Literal["curves"] = "curves"
+    metric: str = "eval_dice"
+    share: float = dial(0.95, gt=0, le=1)
+
+
+@dataclass(frozen=True)
+class TargetsSettings:
+    """ConRec's input and what its decoder is asked for [P1 Fig. 3]: `count` images at `input_size`."""
+
+    kind: Literal["targets"] = "targets"
+    input_size: int = dial(192, ge=32, multiple_of=8)
+    count: int = dial(3, ge=1)
+    tasks: tuple[DecodingTask, ...] = ("reconstruction", "color", "mask", "fill")
+
+
+@dataclass(frozen=True)
+class PredictionsSettings:
+    """Predictions beside the truth [P1 Fig. 6, 7a]: pictures in a line of the figure at most, the truth's included."""
+
+    kind: Literal["predictions"] = "predictions"
+    input_size: int = dial(128, ge=8, multiple_of=8)
+    columns: int = dial(6, ge=3)
+
+
+@dataclass(frozen=True)
+class SamplesSettings:
+    """Samples of datasets and their counts [P1 Table 1, Fig. 2, 5a, 5b, 7b].
+
+    `input_size`: long side of a picture; `columns`: pictures in a line.
+    """
+
+    kind: Literal["samples"] = "samples"
+    input_size: int = dial(224, ge=8, multiple_of=8)
+    columns: int = dial(6, ge=1)
+
+
+@dataclass(frozen=True)
+class SamplesPanel:
+    """What a `samples` figure shows of one dataset.
+
+    `show`: `pictures`, `masks` (over the picture) or `pairs` of both, side by side. `count` pictures in drawn order, of
+    those with the label `label` (a name) where one is given; with `each_label`, `count` of every label.
+    """
+
+    title: str
+    show: Literal["pictures", "masks", "pairs"] = "masks"
+    part: Part = "annotated"
+    count: int = dial(3, ge=1)
+    label: str = ""
+    each_label: bool = False
+
+
+@dataclass(frozen=True)
+class PredictionsPanel:
+    """What a `predictions` figure shows of one dataset.
+
+    Of the images that evaluate in a cell with this `fraction`, `n_train` and the stage's seed, the first `count` in
+    drawn order, or those of `images` (names in the listing). `models`: names of the models shown; empty: all.
+    """
+
+    title: str
+    count: int = dial(3, ge=1)
+    images: tuple[str, ...] = ()
+    fraction: float | None = None
+    n_train: int | None = None
+    models: tuple[str, ...] = ()
+
+
+AnalysisSettings = (
+    CKASettings | GradCAMSettings | CurvesSettings | TargetsSettings | PredictionsSettings | SamplesSettings
+)
+ANALYSIS_SETTINGS: dict[str, type[AnalysisSettings]] = {
+    "cka": CKASettings,
+    "gradcam": GradCAMSettings,
+    "curves": CurvesSettings,
+    "targets": TargetsSettings,
+    "predictions": PredictionsSettings,
+    "samples": SamplesSettings,
+}
