@@ -230,6 +230,10 @@ def _diff(args: argparse.Namespace, built: Plans, store: Store) -> Diff:
             raise Refused(
                 f"--stage {args.stage}: {len(matches)} stages of this plan have such a key{some}; expected one"
             )
+        stage = found.stages[matches[0]]
+        if stage.awaits or not stage.proposed:
+            lacks = "waits for its study to end" if stage.awaits else "has no settings yet"
+            raise Refused(f"--stage {args.stage}: {stage.kind} {stage.name} {lacks}; run the grid first")
         found = restrict(found, matches[0])
     return found
 

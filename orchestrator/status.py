@@ -25,7 +25,8 @@ from orchestrator.command_line import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.plan.stages import Stage
+    from orchestrator.plan.stages import Plan, Stage
+    from orchestrator.plan.studies import Trial
     from orchestrator.record.store import Store
 
 STALE_SECONDS = 60.0
@@ -124,20 +125,23 @@ def _sync(args: argparse.Namespace, store: Store, console: Console) -> int:
 
 
 def _one_key(args: argparse.Namespace, store: Store, console: Console) -> int:
-    stage, plan = _find(args.explain or args.replay, store)
+    stage, plan, studies = _find(args.explain or args.replay, store)
     if args.replay:
         print(_replay(stage, plan, args.store))
         return 0
     from orchestrator.plan.explain import differences, flat_identity, most_similar
 
-    everyone = {s.key: s for _, record in _plans(store) for s in _stages(record)}
+    everyone = {s.key: s for _, record in _plans(store) for s in _stages(record, store)}
     other = most_similar(stage, everyone.values())
     parts = differences(stage, other) if other else []
     if args.json:
         like = {"key": other.key, "name": other.name, "differs": parts} if other else None
-        print_json({"key": stage.key, "name": stage.name, "identity": flat_identity(stage), "similar": like})
+        known = {"key": stage.key, "name": stage.name, "identity": flat_identity(stage), "similar": like}
+        print_json({**known, "studies": studies} if studies else known)
         return 0
     console.print(f"{stage.key}  {stage.kind} {stage.name}", markup=False, highlight=False, soft_wrap=True)
+    for line in studies:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     for name, value in flat_identity(stage).items():
         console.print(f"  {name} = {value}", markup=False, highlight=False, soft_wrap=True)
     if other is not None:
@@ -152,18 +156,34 @@ def _plans(store: Store) -> list[tuple[str, dict[str, Any]]]:
     return [(grid, store.load_plan(grid, plan)) for grid in store.grids() for plan in store.plans(grid)[::-1]]
 
 
-def _stages(record: dict[str, Any]) -> list[Stage]:
-    from orchestrator.plan.stages import Stage
+def _unfolded(record: dict[str, Any], store: Store) -> tuple[Plan, dict[str, list[Trial]]]:
+    """A stored plan with the trials that its studies have by now, and those by study."""
+    from orchestrator.plan.build import restore_plan
 
-    return [Stage.from_record(stage) for stage in record["stages"].values()]
+    plan = restore_plan(record)
+    if not plan.studies:
+        return plan, {}
+    from orchestrator.execute.trials import read_trials
+    from orchestrator.plan.studies import unfold
+
+    known = {key: read_trials(store, study) for key, study in plan.studies.items()}
+    return unfold(plan, known), known
 
 
-def _find(prefix: str, store: Store) -> tuple[Stage, dict[str, Any]]:
-    found: dict[str, tuple[Stage, dict[str, Any]]] = {}
+def _stages(record: dict[str, Any], store: Store) -> list[Stage]:
+    return list(_unfolded(record, store)[0].stages.values())
+
+
+def _find(prefix: str, store: Store) -> tuple[Stage, dict[str, Any], list[str]]:
+    """The stage, the record of the newest plan that holds it, and what it has to do with studies."""
+    from orchestrator.plan.study_state import part_in_studies
+
+    found: dict[str, tuple[Stage, dict[str, Any], list[str]]] = {}
     for _, record in _plans(store):
-        for stage in _stages(record):
-            if stage.key.startswith(prefix):
-                found.setdefault(stage.key, (stage, record))
+        plan, known = _unfolded(record, store)
+        for stage in plan.stages.values():
+            if stage.key.startswith(prefix) and stage.key not in found:
+                found[stage.key] = stage, record, part_in_studies(stage, plan.studies, known)
     if not found:
         raise Unknown(f"no stage in a plan of {store.uri} has a key that begins with {prefix!r}")
     if len(found) > 1:
@@ -218,10 +238,10 @@ def _newest_grid(store: Store) -> str:
 
 
 def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
-    from orchestrator.plan.build import restore_plan
     from orchestrator.plan.diff import diff, standing
+    from orchestrator.plan.study_state import study_state
 
-    plan = restore_plan(record)
+    plan, known = _unfolded(record, store)
     stages = plan.stages
     finished = store.finished() & stages.keys()
     unneeded = set(diff([plan], finished).keys("unneeded"))
@@ -229,10 +249,11 @@ def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
     fresh = [b for k, b in store.leases().items() if k in stages and _alive(b, now)]
     beats = [b for b in fresh if b["key"] not in finished]
     running = {b["key"] for b in beats}
-    failures = standing(store.failures(stages.keys() - finished - running), finished | running)
+    failed_trials = {trial.key for trials in known.values() for trial in trials if trial.state == "FAIL"}
+    failures = standing(store.failures(stages.keys() - finished - running - failed_trials), finished | running)
     failed = {k for k, f in failures.items() if f["outcome"] == "failed"}
     blocked = {k for k, s in stages.items() if s.blocked is not None or k in failures} - finished - running - failed
-    waiting = stages.keys() - finished - running - failed - blocked - unneeded
+    waiting = stages.keys() - finished - running - failed - blocked - unneeded - failed_trials
     by_state = {
         "succeeded": len(finished),
         "running": len(running),
@@ -248,6 +269,7 @@ def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
         "stages": by_state,
         "running": beats,
         "eta_seconds": _eta(store, stages, finished, left, len(running)),
+        "studies": [study_state(study, known[key]) for key, study in plan.studies.items()],
         "failures": [
             {"key": k, "name": stages[k].name, "outcome": f["outcome"], "error": f["error"]}
             for k, f in failures.items()
@@ -264,11 +286,14 @@ def _eta(store: Store, stages: Mapping[str, Stage], finished: set[str], left: fl
 
 def _print(record: dict[str, Any], state: dict[str, Any], console: Console) -> None:
     from orchestrator.execute.view import running_table, seconds_text
+    from orchestrator.plan.study_state import study_line
 
     console.print(
         f"{record['grid']}: {record['title']} (profile {record['profile']}, plan {record['plan']})", markup=False
     )
     console.print(", ".join(f"{n} {name}" for name, n in state["stages"].items() if n), highlight=False)
+    for study in state["studies"]:
+        console.print(study_line(study), markup=False, highlight=False, soft_wrap=True)
     if state["running"]:
         console.print(running_table(state["running"]))
     if state["eta_seconds"] is not None:

@@ -160,6 +160,8 @@ class Studies:
             record = {"key": best.key, "number": best.number, "value": best.value, "params": dict(best.params)}
             self._store.conclude(study.key, len(trials), record)
             self._drop(study, trials)
+        elif not lost:
+            self._store.drop_states(study.key)
         self._release(frontier, {study.key: lost[0]} if lost else {})
         frontier.studies.discard(study.key)
 

@@ -154,7 +154,7 @@ def restrict(found: Diff, key: str) -> Diff:
     for k, state in found.states.items():
         blocked = found.stages[k].blocked
         if k not in wanted:
-            states[k] = "unneeded" if state in ("to_run", "blocked") else state
+            states[k] = "unneeded" if state in ("to_run", "blocked", "deferred") else state
         elif blocked is not None and state != "reused":
             states[k], reasons[k], roots[k] = "blocked", blocked, found.roots.get(k, k)
         else:

@@ -87,7 +87,9 @@ def fetch(store: Store, prefix: str) -> Export:
     path = record["artifacts"].get("weights")
     if path is None:
         parents = [f"its {role} is {key}" for role, key in record["parents"].items()]
-        raise ExportError("; ".join([f"{_told(record)} keeps no weights, only a pretrain does", *parents]))
+        pruned = record["facts"].get("pruned_at")
+        why = "only a pretrain does" if pruned is None else f"as it was given up at step {pruned}"
+        raise ExportError("; ".join([f"{_told(record)} keeps no weights, {why}", *parents]))
     parts: Counter[str] = Counter()
     try:
         weights, shapes = describe(store.artifact(path), _metadata(record))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.record.mlflow_writer import History, MlflowWriter
@@ -41,9 +41,18 @@ def load(store: Store, key: str) -> tuple[Record, History] | None:
         raise store.damaged(path, f"no valid JSON ({error})") from error
 
 
+def _with_trials(store: Store) -> Iterator[Record]:
+    """The store's plans, with the trials that their studies have added since."""
+    for grid in store.grids():
+        for name in store.plans(grid):
+            plan = store.load_plan(grid, name)
+            added = {proposal["key"]: {} for study in plan.get("studies", ()) for proposal in store.proposals(study)}
+            yield {**plan, "stages": {**added, **plan["stages"]}}
+
+
 def sync(store: Store, tracker: Tracker, warn: Callable[[str], None]) -> tuple[int, int]:
     """Write every ended stage of the store's plans that MLflow lacks. Returns (stages that ended, not taken)."""
-    grids = grids_of(store.load_plan(grid, plan) for grid in store.grids() for plan in store.plans(grid))
+    grids = grids_of(_with_trials(store))
     finished = store.finished() & grids.keys()
     failures = store.failures(grids.keys() - finished)
     writer = MlflowWriter(tracker, grids, lambda key: load(store, key), warn)

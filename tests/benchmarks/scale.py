@@ -241,10 +241,11 @@ def main() -> None:
         found, plain = apart("ours", cells, options.pack), apart("bare", min(cells, BARE_MOST), options.pack)
         figures += [{"what": "ours", **found}, {"what": "bare", **plain}]
         print(show(found, plain) if "failed" not in found else f"{cells} | failed: {found}", flush=True)
-    first, last = figures[0], figures[-2]
-    if len(options.cells) > 1 and "failed" not in first | last:
-        growth = (last["engine"] / last["cells"]) / (first["engine"] / first["cells"])
-        print(f"engine, {last['cells']} against {first['cells']} cells: {growth:.2f}")
+    own = [found for found in figures if found["what"] == "ours" and "failed" not in found]
+    base = next((found for found in own if found["cells"] >= 1000), own[0] if own else None)
+    if base is not None and base is not own[-1]:
+        growth = (own[-1]["engine"] / own[-1]["cells"]) / (base["engine"] / base["cells"])
+        print(f"engine, {own[-1]['cells']} against {base['cells']} cells: {growth:.2f}")
     if options.peers:
         print("\npeer | cells | ms per cell | start")
         for name, most in PEERS.items():

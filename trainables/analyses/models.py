@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from trainables.networks import SegmentationNetwork, build_network
 from trainables.pretexts.classification import Classification
 from trainables.settings import ClassificationSettings, parse_network
 
+Module = TypeVar("Module", bound=nn.Module)
 CLASSIFIER = "pretext.classifier.weight"
 
 
@@ -61,7 +62,7 @@ def load_classifier(
     return _filled(classifier, tensors, name, device)
 
 
-def _filled[Module: nn.Module](module: Module, tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Module:
+def _filled(module: Module, tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Module:
     own = module.state_dict()
     for key, tensor in own.items():
         if key not in tensors and key.endswith("num_batches_tracked"):
