@@ -11,7 +11,7 @@ KILLS ?= 15
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo test test-durable chaos check lock digests clean bench-augmentation
+.PHONY: setup demo test test-durable chaos check lock digests clean bench-augmentation bench-sasa bench-tuning
 
 setup: $(VENV)/.installed
 
@@ -47,6 +47,12 @@ check: setup
 
 bench-augmentation: setup
 	$(PY) -m tests.benchmarks.augmentation
+
+bench-sasa: setup
+	$(PY) -m tests.benchmarks.sasa
+
+bench-tuning: setup ## DATA=folder with camvid/
+	$(PY) -m tests.benchmarks.tuning --data-root $(DATA)
 
 lock: ## write constraints.txt from the present environment
 	$(UV) pip freeze -p $(PY) --exclude-editable > constraints.txt

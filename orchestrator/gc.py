@@ -14,6 +14,7 @@ from orchestrator.command_line import (
     INCOMPLETE,
     INTERRUPTED,
     WRONG_REQUEST,
+    guarded,
     human_console,
     positive,
     print_json,
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+@guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     from orchestrator.record.garbage import find

@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlparse
 
 from orchestrator.command_line import (
@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-concurrent", type=positive, metavar="N", help="most packs at a time")
     p.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline: this process, no Ray")
     p.add_argument("--retry-failed", action="store_true", help="try stages again that failed by their own fault")
+    p.add_argument("--devices", type=positive, metavar="N", help="with --dry-run: how long it takes on N devices")
     p.add_argument("--dry-run", action="store_true", help="the plan and its cost, nothing runs")
     p.add_argument("--json", action="store_true", help="one JSON object on stdout, everything human on stderr")
     return p
@@ -99,7 +100,7 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     built = _unfold(args, folded, store)
     found = _diff(args, built, store)
     if args.dry_run:
-        return _show_plan(args, found, built, console)
+        return _show_plan(args, found, built, console, requests[0].grid.run.pack)
     _refuse_bad_data(built, found)
     from orchestrator.plan.build import new_plan_id
 
@@ -212,17 +213,23 @@ def _unfold(args: argparse.Namespace, built: Plans, store: Store) -> Plans:
 
 
 def _diff(args: argparse.Namespace, built: Plans, store: Store) -> Diff:
+    from dataclasses import replace
+
     from orchestrator.plan.diff import diff, restrict
+    from orchestrator.plan.durations import costed, worth_reading
     from orchestrator.record.store import StoreError
 
+    stages = {key: stage for plan in built.plans for key, stage in plan.stages.items()}
     try:
         finished = store.finished()
-        unfinished = {key for plan in built.plans for key in plan.stages} - finished
+        unfinished = stages.keys() - finished
+        learned = costed(stages, store.commits(worth_reading(stages, finished)).values())
         failures = {} if args.retry_failed else store.failures(unfinished)
     except StoreError as error:
         raise Refused(error) from None
     failed = {k: f["error"] for k, f in failures.items() if f["outcome"] == "failed" and f.get("cause") == "stage"}
-    found = diff(built.plans, finished, failed)
+    plans = [replace(plan, stages={key: learned[key] for key in plan.stages}) for plan in built.plans]
+    found = diff(plans, finished, failed)
     if args.stage is not None:
         matches = [key for key in found.stages if key.startswith(args.stage)]
         if len(matches) != 1:
@@ -317,16 +324,26 @@ def _conclude(args: argparse.Namespace, found: Diff, report: Report, console: Co
     return INCOMPLETE if report.failed or report.blocked or report.stopped else FINISHED
 
 
-def _show_plan(args: argparse.Namespace, found: Diff, built: Plans, console: Console) -> int:
+def _show_plan(args: argparse.Namespace, found: Diff, built: Plans, console: Console, pack: int) -> int:
     from orchestrator.plan.diff import summary
     from orchestrator.plan.show import print_plan
 
     totals = {**summary(found), "faults": list(built.faults), "notes": list(built.notes)}
+    if args.devices:
+        totals["forecast"] = _forecast(found, args.devices, pack)
     if args.json:
         print_json(totals)
     else:
         print_plan(found, totals, console)
     return FINISHED
+
+
+def _forecast(found: Diff, devices: int, pack: int) -> dict[str, Any]:
+    from orchestrator.execute.frontier import Frontier
+    from orchestrator.plan.makespan import all_known, forecast
+
+    stages = all_known(found)
+    return forecast(Frontier(stages, finished=found.keys("reused")), stages, devices, most=pack)
 
 
 def _data_root(args: argparse.Namespace) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class Context:
         prefix: `Result.state` of a shorter run of the same settings, to go on from.
         keep_state: the stage is to give its own `Result.state`, since a longer run will go on from it.
         keep_at: steps whose states are to be kept on the way (`keep`), for runs that end there or go on from there.
+        histories: curves of parents by role, for stages that draw them.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Context:
         prefix: Mapping[str, Any] | None = None,
         keep_state: bool = False,
         keep_at: Collection[int] = (),
+        histories: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
     ) -> None:
         self.data_root = Path(data_root)
         self.work_dir = Path(work_dir)
@@ -83,6 +85,7 @@ class Context:
         self.keep_state = keep_state
         self.keep_at = frozenset(keep_at)
         self._parents = parents or {}
+        self._histories = histories or {}
         self._prefix = prefix
         self._last_save = time.monotonic()
 
@@ -97,6 +100,10 @@ class Context:
     def weights(self, role: str) -> dict[str, Tensor]:
         """The parent's tensors, on the CPU."""
         return dict(self._parents[role])
+
+    def history_of(self, role: str) -> list[dict[str, float]]:
+        """The curve of a parent: points with "step" and its metrics, as it reported them. KeyError: no such parent."""
+        return [dict(point) for point in self._histories[role]]
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a point to the stage's curves. A point of a step already there (after a resume) replaces it."""

@@ -9,6 +9,7 @@ from trainables.analyses import analyse
 from trainables.context import Context, Result
 from trainables.data.prepare import prepare
 from trainables.downstream.finetune import finetune
+from trainables.downstream.probe import probe
 from trainables.imports import import_weights
 from trainables.pretexts.pretrain import pretrain
 from trainables.pretexts.trial import trial
@@ -19,5 +20,6 @@ STAGES: dict[str, Callable[[Mapping[str, Any], Context], Result]] = {
     "pretrain": pretrain,
     "trial": trial,
     "finetune": finetune,
+    "probe": probe,
     "analysis": analyse,
 }

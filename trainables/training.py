@@ -28,6 +28,13 @@ class OptimizerDials(Protocol):
     def weight_decay(self) -> float: ...
 
 
+class Stateful(Protocol):
+    """What a checkpoint keeps besides the model: another module, say."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
 def make_optimizer(dials: OptimizerDials, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser that the settings name, over the parameters of `model` that are to be trained."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -63,8 +70,9 @@ def train(
     report_every: int,
     seed: int,
     context: Context,
-    extra_state: Iterable[nn.Module] = (),
+    extra_state: Iterable[Stateful] = (),
     after_step: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
     identity: str = "",
 ) -> int:
     """Train `model` for `steps` optimiser steps and report curves at step 0, every `report_every` and at the end.
@@ -75,6 +83,7 @@ def train(
         evaluate: step -> metrics of the curve, called with the model in evaluation mode.
         extra_state: modules besides `model` whose state a resume needs (an EMA target, say).
         after_step: called after each optimiser step (an EMA update, say).
+        stop: asked before each step; True ends the training. What it decides by is part of `extra_state`.
         identity: what the run is, but for its number of steps. The stage's own checkpoint comes first; without one, the
             final state of a shorter run of the same identity (`Context.prefix_state`) is gone on from. Nothing here
             depends on `steps` (the learning rate is constant), so the digits are those of a run from step 0.
@@ -86,7 +95,7 @@ def train(
         Diverged: a loss was not finite; names the first such step.
         StageError: the state to go on from is of other settings, or of more steps.
     """
-    modules = [model, *extra_state]
+    modules: list[Stateful] = [model, *extra_state]
     state = context.resume() or _from_prefix(context, steps, report_every, identity)
     start = 0
     if state is not None:
@@ -107,6 +116,8 @@ def train(
     model.train()
     bad = torch.full((), -1, dtype=torch.long, device=context.device)
     for step in range(start, steps):
+        if stop is not None and stop():
+            break
         seed_everything(seed, "step", step)
         losses = loss_of(step)
         loss = losses["loss"]
@@ -139,7 +150,7 @@ def final_state(
     optimizer: torch.optim.Optimizer,
     context: Context,
     *,
-    extra_state: Iterable[nn.Module] = (),
+    extra_state: Iterable[Stateful] = (),
     identity: str = "",
 ) -> dict[str, Any]:
     """The `Result.state` of a run that has ended: all that `train` needs to go on to more steps."""
@@ -147,7 +158,7 @@ def final_state(
 
 
 def _longer(
-    step: int, modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer, context: Context, identity: str
+    step: int, modules: Iterable[Stateful], optimizer: torch.optim.Optimizer, context: Context, identity: str
 ) -> dict[str, Any]:
     """What a longer run goes on from."""
     return {**_state(step, modules, optimizer), "history": context.history, "identity": identity}
@@ -171,5 +182,5 @@ def _from_prefix(context: Context, steps: int, report_every: int, identity: str)
     return {**state, "optimizer": copy.deepcopy(state["optimizer"])}  # an optimiser works in the tensors it is given
 
 
-def _state(step: int, modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _state(step: int, modules: Iterable[Stateful], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"step": step, "modules": [m.state_dict() for m in modules], "optimizer": optimizer.state_dict()}

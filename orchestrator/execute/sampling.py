@@ -31,18 +31,19 @@ from trainables.analyses import analyse
 from trainables.context import Context, Result
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 LEAST_FOR_IMPORTANCE = 4
 DRAWS = 5  # how often TPE is asked where its proposals are trials that exist; then those left are gone through
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Settings to try: Optuna's parameters with their distributions (JSON), and what they change in the pretext."""
+    """Settings to try: Optuna's parameters with their distributions (JSON), what they change in the pretext, and the
+    order in which the space asked for them."""
 
     params: dict[str, Any]
     distributions: dict[str, str]
     changes: dict[str, Any]
+    order: list[str]
 
 
 def propose(study: Study, trials: Sequence[Trial]) -> Proposal:
@@ -66,10 +67,9 @@ def propose(study: Study, trials: Sequence[Trial]) -> Proposal:
             break
     else:
         if all(_choices(d) for d in trial.distributions.values()):
-            rest = BruteForceSampler(seed=_seed(study, len(trials), DRAWS), avoid_premature_stop=True)
-            trial, changes = _ask(study, trials, base, rest)
+            trial, changes = _ask(study, trials, base, _of_those_left(_seed(study, len(trials), DRAWS)))
     told = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
-    return Proposal(dict(trial.params), told, changes)
+    return Proposal(dict(trial.params), told, changes, list(trial.params))
 
 
 class SpaceChanged(Exception):
@@ -96,6 +96,12 @@ def _tpe(study: Study, number: int, draw: int) -> BaseSampler:
     return optuna.samplers.TPESampler(
         seed=_seed(study, number, draw), n_startup_trials=study.tune["startup"], constant_liar=True
     )
+
+
+def _of_those_left(seed: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return BruteForceSampler(seed=seed)  # it counts trials in work as taken
 
 
 def _choices(distribution: BaseDistribution) -> bool:
@@ -181,7 +187,7 @@ def give_up(
             decided = trials[number].should_prune()
         if number != own and reached and number in (complete or ()):
             asked.tell(trials[number], reached[-1][1])
-    return decided
+    return bool(decided)
 
 
 def _asha(factor: int, rungs: int) -> BasePruner:

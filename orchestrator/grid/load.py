@@ -40,7 +40,8 @@ from trainables.settings import (
 from trainables.settings.datasets import PREPARE_SETTINGS
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
-METRICS = ("dice", "iou", "miou", "dice_pooled", "dice_soft", "dice_all_foreground", "loss")
+METRICS = ("dice", "iou", "miou", "dice_pooled", "dice_soft", "dice_all_foreground", "loss", "dice_eval", "iou_eval",
+           "dice_hard", "iou_hard")  # fmt: skip
 _MODELS: dict[Path_, type[BaseModel]] = {
     (): Grid,
     ("rows", "*"): Row,

@@ -237,12 +237,13 @@ class Grid(Model):
     networks: dict[str, dict[str, Any]] = {}
     pretrain: dict[str, Any] = {}
     finetune: dict[str, Any] = {}
+    probe: dict[str, Any] = {}
     backend: dict[str, Any] = {}
     run: Run = Run()
 
 
 def network_of(grid: Grid, row: Row) -> dict[str, Any]:
-    """The complete settings of a row's network. The grid's `network:` is about the one it names, `networks:` about each.
+    """The complete settings of a row's network. The grid's `network:` is about the one it names.
 
     Raises:
         ValidationError: a dial that the network has not, or a wrong value.

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,10 @@ def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str, dat
 
 
 def restore_plan(record: RecordT) -> Plan:
-    """The plan that a stored record holds."""
-    stages = {key: Stage.from_record(stage) for key, stage in record["stages"].items()}
+    """The plan that a stored record holds. JSON sorts its stages by key; here parents precede children again."""
+    found = {key: Stage.from_record(stage) for key, stage in record["stages"].items()}
+    needs = {key: [p for p in stage.parents.values() if p in found] for key, stage in found.items()}
+    stages = {key: found[key] for key in TopologicalSorter(needs).static_order()}
     studies = {key: Study.from_record(study) for key, study in record.get("studies", {}).items()}
     cells, wanted = tuple(Cell(**cell) for cell in record["cells"]), tuple(record.get("wanted", ()))
     return Plan(record["grid"], record["profile"], cells, stages, (), studies, wanted)

@@ -12,22 +12,26 @@ Spec = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Network:
-    """Forward pass of one image: GFLOP of the whole network and of its encoder, at `width` and 128 x 128 pixels."""
+    """Forward pass of one image: GFLOP of the whole network and of its encoder, at `width` and 128 x 128 pixels.
+
+    They grow with the square of the width. A `volume` is a cube of 64 x 64 x 32 voxels, whatever the size asked for.
+    """
 
     whole: float
     encoder: float
-    width: int | None = None  # where there is a width dial; the cost grows with its square
+    width: int
+    volume: bool = False
 
 
-# Counted by torch's FlopCounterMode; those marked ~ by hand from their layer lists.
+# Counted by torch's FlopCounterMode.
 _NETWORKS = {
-    "conrec-unet": _Network(21.6, 6.7, 64),
-    "resnet18-unet": _Network(2.7, 1.2),
-    "resnet50-unet": _Network(5.3, 2.7),
-    "sasa-resnet50-unet": _Network(5.0, 2.4),  # ~
-    "classic-unet": _Network(27.0, 12.0, 64),  # ~
-    "casser-unet": _Network(1.7, 0.8, 16),  # ~
-    "genesis-unet3d": _Network(130.0, 55.0, 32),  # ~, a cube of 64 x 64 x 32 voxels
+    "conrec-unet": _Network(21.60, 6.70, 64),
+    "resnet18-unet": _Network(2.70, 1.18, 64),
+    "resnet50-unet": _Network(5.32, 2.67, 64),
+    "sasa-resnet50-unet": _Network(5.05, 2.40, 64),
+    "classic-unet": _Network(24.08, 8.51, 64),
+    "casser-unet": _Network(1.86, 0.53, 16),
+    "genesis-unet3d": _Network(236.70, 33.75, 32, volume=True),
 }
 _BACKWARD = 2.0  # in forward passes
 # Method -> (views of an image with a backward pass, views without one, whether only the encoder is run).
@@ -49,19 +53,27 @@ _FLAT_SECONDS = {"import": 5.0}
 _UNKNOWN_SECONDS = 60.0
 
 
-def device_seconds(kind: str, spec: Spec, *, n_eval: int = 0) -> float:
+def device_seconds(kind: str, spec: Spec, *, n_eval: int = 0, n_pretrain: int = 0) -> float:
     """A rough estimate: images x network x image area over the usual speed of a core, evaluations included.
 
     Args:
         n_eval: images that a finetune is evaluated on at its end.
+        n_pretrain: images that a pretext sees; needed where it is trained by `epochs`.
     """
     dials = dials_of(kind, spec)
-    if "steps" not in dials or "input_size" not in dials or "network" not in spec:
+    if not {"steps", "batch", "input_size"} <= dials.keys() or "network" not in spec:
         return _FLAT_SECONDS.get(kind, _UNKNOWN_SECONDS)
-    count = _pretrain_work if "pretext" in spec else _finetune_work
-    gflop, views = count(spec, dials, n_eval)
-    area = (dials["input_size"] / 128) ** 2
+    steps = steps_of(dials, n_pretrain)
+    gflop, views = _pretrain_work(spec, dials, steps) if "pretext" in spec else _finetune_work(spec, dials, n_eval)
+    area = 1.0 if _network(spec).volume else (dials["input_size"] / 128) ** 2
     return float(_START_SECONDS + area * (gflop / _GFLOP_PER_SECOND + views * _VIEW_SECONDS))
+
+
+def steps_of(dials: Mapping[str, Any], n_pretrain: int) -> int:
+    """Optimiser steps: `steps`, or those of the `epochs` where they are asked for and the images are known."""
+    if dials.get("epochs") and n_pretrain:
+        return math.ceil(float(dials["epochs"]) * n_pretrain / int(dials["batch"]))
+    return int(dials.get("steps", 0))
 
 
 def dials_of(kind: str, spec: Spec) -> Mapping[str, Any]:
@@ -70,31 +82,35 @@ def dials_of(kind: str, spec: Spec) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _pretrain_work(spec: Spec, dials: Mapping[str, Any], n_eval: int) -> tuple[float, float]:
+def _pretrain_work(spec: Spec, dials: Mapping[str, Any], steps: int) -> tuple[float, float]:
     """GFLOP at 128 x 128 pixels, and augmented views."""
     learning, watching, encoder_only = _METHODS.get(str(spec["pretext"].get("method")), (2, 0, False))
-    trained = dials["steps"] * dials["batch"]
-    validated = _points(dials) * dials.get("validation_images", 0) * dials.get("validation_draws", 1)
+    trained = steps * dials["batch"]
+    validated = _points(dials, steps) * dials.get("validation_images", 0) * dials.get("validation_draws", 1)
     passes = trained * (learning * (1 + _BACKWARD) + watching) + validated * (learning + watching)
-    return passes * _forward(spec["network"], encoder_only), learning * (trained + validated)
+    return passes * _forward(spec, encoder_only), learning * (trained + validated)
 
 
 def _finetune_work(spec: Spec, dials: Mapping[str, Any], n_eval: int) -> tuple[float, float]:
     """GFLOP at 128 x 128 pixels. Augmentation is one cheap resampling and counts for nothing."""
     batch = min(dials["batch"], spec["data"].get("n_train") or dials["batch"])
-    whole, encoder = _forward(spec["network"], False), _forward(spec["network"], True)
+    whole, encoder = _forward(spec, False), _forward(spec, True)
     learnt = whole - encoder if spec.get("frozen") else whole
     trained = dials["steps"] * batch * (whole + _BACKWARD * learnt)
     curve = min(dials.get("curve_images", 0), n_eval or math.inf)
-    return trained + (n_eval + _points(dials) * curve) * whole, 0.0
+    return trained + (n_eval + _points(dials, dials["steps"]) * curve) * whole, 0.0
 
 
-def _points(dials: Mapping[str, Any]) -> int:
+def _points(dials: Mapping[str, Any], steps: int) -> int:
     """Points of the curve: at step 0, every `report_every` steps, and at the end."""
-    return 1 + math.ceil(int(dials["steps"]) / int(dials.get("report_every", dials["steps"])))
+    return 1 + math.ceil(steps / int(dials.get("report_every", steps)))
 
 
-def _forward(network: Mapping[str, Any], encoder_only: bool) -> float:
-    known = _NETWORKS.get(str(network["name"]), _NETWORKS["conrec-unet"])
-    scale = (network["width"] / known.width) ** 2 if known.width and "width" in network else 1.0
-    return scale * (known.encoder if encoder_only else known.whole)
+def _network(spec: Spec) -> _Network:
+    return _NETWORKS.get(str(spec["network"]["name"]), _NETWORKS["conrec-unet"])
+
+
+def _forward(spec: Spec, encoder_only: bool) -> float:
+    known = _network(spec)
+    scale = (spec["network"].get("width", known.width) / known.width) ** 2
+    return float(scale * (known.encoder if encoder_only else known.whole))

@@ -39,11 +39,12 @@ class DataFacts:
         except DataError as error:
             return literal, str(error)
 
-    def evaluated(self, n_train: int | None) -> int:
-        """How many images evaluate where `n_train` train, as `trainables.data.split` divides them; 0 where unknown."""
+    def counts(self, n_train: int | None) -> dict[str, int]:
+        """Images that pretraining sees, and those that evaluate where `n_train` train; for `cost.device_seconds`."""
         if self.listing is None:
-            return 0
-        return len(self.listing.pool) - (n_train or 0) if self.listing.pool else len(self.listing.evaluation)
+            return {}
+        n_eval = len(self.listing.pool) - (n_train or 0) if self.listing.pool else len(self.listing.evaluation)
+        return {"n_pretrain": len(self.listing.pretrain), "n_eval": n_eval}
 
 
 def _examine_weights(name: str, options: Mapping[str, Any], data_root: Path, cache_dir: Path | None) -> DataFacts:

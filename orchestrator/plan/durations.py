@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from orchestrator.plan.cost import device_seconds, dials_of
+from orchestrator.plan.cost import device_seconds, dials_of, steps_of
 from orchestrator.plan.keys import canonical
 from orchestrator.plan.stages import Stage
 
@@ -75,7 +75,7 @@ def _is_measured(record: Record) -> bool:
 
 
 def _steps(record: Record) -> int:
-    return int(dials_of(record["kind"], record["spec"]).get("steps", 0))
+    return steps_of(dials_of(record["kind"], record["spec"]), record.get("facts", {}).get("n_pretrain", 0))
 
 
 def _ratio(record: Record) -> float:
@@ -83,7 +83,8 @@ def _ratio(record: Record) -> float:
     facts = record.get("facts", {})
     steps, done_before = _steps(record), facts.get("resumed_from", 0)
     seconds = record["seconds"] * (steps / (steps - done_before) if done_before else 1.0)
-    return float(seconds / device_seconds(record["kind"], record["spec"], n_eval=facts.get("n_eval", 0)))
+    known = {name: facts.get(name, 0) for name in ("n_eval", "n_pretrain")}
+    return float(seconds / device_seconds(record["kind"], record["spec"], **known))
 
 
 def _first(learned: Mapping[Like, float], likes: Iterable[Like]) -> float:

@@ -345,7 +345,7 @@ class _Expansion:
                 fingerprint=facts.fingerprint,
                 name=name,
                 labels={**labels, "profile": self.profile},
-                cost=device_seconds(kind, spec, n_eval=facts.evaluated(spec.get("data", {}).get("n_train"))),
+                cost=device_seconds(kind, spec, **facts.counts(spec.get("data", {}).get("n_train"))),
                 blocked=blocked,
                 provisional=provisional,
                 awaits=dict(awaits),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from orchestrator.plan.diff import Diff
 from orchestrator.plan.stages import Stage
 
 
@@ -100,6 +101,23 @@ def lower_bound(stages: Mapping[str, Stage], devices: int) -> float:
         ends[key] = stage.cost + max((ends.get(parent, 0.0) for parent in stage.parents.values()), default=0.0)
     total = sum(stage.cost for stage in stages.values())
     return max(total / devices, max(ends.values(), default=0.0))
+
+
+def all_known(found: Diff) -> dict[str, Stage]:
+    """All that a run will have to do, as if its studies' trials were proposed at once: what waits for a study then
+    needs all of its trials."""
+    trials: dict[str, dict[str, str]] = {}
+    for key, stage in found.planned.items():
+        if stage.study is not None:
+            trials.setdefault(stage.study, {})[f"trial {key}"] = key
+    return {
+        key: replace(
+            stage, parents={**stage.parents, **{r: t for s in stage.awaits.values() for r, t in trials[s].items()}}
+        )
+        if stage.awaits
+        else stage
+        for key, stage in found.planned.items()
+    }
 
 
 def forecast(order: Order, stages: Mapping[str, Stage], devices: int, *, most: int) -> dict[str, Any]:

@@ -43,6 +43,13 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
         highlight=False,
         soft_wrap=True,
     )
+    if forecast := totals.get("forecast"):
+        console.print(
+            f"on {forecast['devices']} devices: {_hours(forecast['makespan_seconds'])}, at least "
+            f"{_hours(forecast['lower_bound_seconds'])} whatever the order; devices busy {forecast['utilisation']:.0%}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _by_kind(found: Diff) -> Table:
@@ -71,4 +78,6 @@ def _shared(found: Diff) -> Table:
 
 
 def _hours(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -153,7 +153,10 @@ def trials_of(
 
 
 def _trial(proposal: Record, commit: Record | None, failure: Record | None) -> Trial:
-    trial = Trial(*(proposal[name] for name in ("number", "params", "distributions", "changes", "key")))
+    # In the order in which the space asked for them, which JSON files do not keep and Optuna's samplers rely on.
+    params = {name: proposal["params"][name] for name in proposal.get("order", proposal["params"])}
+    rest = (proposal[name] for name in ("distributions", "changes", "key"))
+    trial = Trial(proposal["number"], params, *rest)
     if commit is not None:
         facts = commit["facts"]
         return replace(

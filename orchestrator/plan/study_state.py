@@ -58,7 +58,9 @@ def part_in_studies(stage: Stage, studies: Mapping[str, Study], known: Trials) -
                 head = f"{role} is the winner, " if role is not None else ""
                 value = "" if trial.value is None else f" {trial.value:.6g}"
                 how = f"{trial.state.lower()}{value}" + (f" ({trial.error})" if trial.error else "")
-                lines.append(f"{head}trial {trial.number} of the study {study.name} ({key}): {how}; {_told(trial.params)}")
+                lines.append(
+                    f"{head}trial {trial.number} of the study {study.name} ({key}): {how}; {_told(trial.params)}"
+                )
     for role, key in stage.awaits.items():
         if key in studies:
             done, asked = len(ended(known.get(key, ()))), studies[key].tune["trials"]

@@ -46,8 +46,8 @@ def _with_trials(store: Store) -> Iterator[Record]:
     for grid in store.grids():
         for name in store.plans(grid):
             plan = store.load_plan(grid, name)
-            added = {proposal["key"]: {} for study in plan.get("studies", ()) for proposal in store.proposals(study)}
-            yield {**plan, "stages": {**added, **plan["stages"]}}
+            added = {proposal["key"] for study in plan.get("studies", ()) for proposal in store.proposals(study)}
+            yield {**plan, "stages": [*plan["stages"], *added]}
 
 
 def sync(store: Store, tracker: Tracker, warn: Callable[[str], None]) -> tuple[int, int]:

@@ -78,7 +78,10 @@ class Studies:
 
     def drop_states(self, study: str) -> None:
         """Delete the states of a study that is over."""
-        self._backend.delete(self._backend.paths(f"studies/{study}/states"))
+        paths = list(self._backend.paths(f"studies/{study}/states"))
+        self._backend.delete(paths)
+        for path in paths:
+            self._backend.remove_empty(str(PurePosixPath(path).parent))
 
     def _refuse_dropped(self, path: str) -> None:
         """Raise WeightsDropped where `path`, which is missing, are the weights of a trial that lost."""

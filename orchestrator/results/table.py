@@ -152,7 +152,7 @@ def _with_references(
     if not groups:
         return [_published_only(reference) for reference in wanted], []
     found, warnings = match([group.axes for group in groups], wanted)
-    if plan.get("only"):  # a restricted plan leaves published values over, as asked
+    if plan.get("only") or plan.get("references") != plan["grid"]:  # a part of the published table, as asked
         warnings = [warning for warning in warnings if "without a group" not in warning]
     return [replace(group, reference=r) for group, r in zip(groups, found, strict=True)], warnings
 

@@ -6,8 +6,8 @@ Needs a GPU, torch, torchvision, numpy, scipy, pillow and safetensors; no Ray. T
 one process with the whole device (its peak, and the share that follows from it); `--processes` of them side by side,
 each in its share; and the same once more beside a process that needs far more than its share. It must end with
 torch.OutOfMemoryError, and the numbers of its neighbours must be those of the second round, digit for digit. Exit code
-1 where that is not so. With `--device cpu` only the first two rounds are run, to try the script out; on a GPU it has not
-run yet.
+1 where that is not so. With `--device cpu` only the first two rounds are run, to try the script out. On a GPU it has
+not run yet.
 """
 
 from __future__ import annotations

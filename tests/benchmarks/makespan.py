@@ -37,22 +37,20 @@ SIZES = {"flowers17": 849, "flowers102": 8189, "pets": 7390}
 class Fifo(Frontier):
     """What became ready first goes first."""
 
-    def _critical_paths(self) -> dict[str, float]:
-        self._arrivals = 0
-        return dict.fromkeys(self.stages, 0.0)
+    arrivals = 0
 
     def _push(self, key: str) -> None:
-        self._arrivals += 1
-        self._path[key] = -float(self._arrivals)
+        self.arrivals += 1
+        self._path[key] = -float(self.arrivals)
         super()._push(key)
 
 
 class Shuffled(Frontier):
     """Any ready stage."""
 
-    def _critical_paths(self) -> dict[str, float]:
-        draw = random.Random(len(self.stages))
-        return {key: draw.random() for key in self.stages}
+    def _push(self, key: str) -> None:
+        self._path[key] = random.Random(key).random()
+        super()._push(key)
 
 
 POLICIES: dict[str, type[Frontier]] = {"ours": Frontier, "fifo": Fifo, "random": Shuffled}
@@ -63,7 +61,7 @@ def paper_grids() -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
     for path in sorted((SPACES / "grids").glob("p*.yaml")):
         request = load_request(path.stem, profile="paper")
-        stages |= expand(request.grid, "paper", lambda spec: _facts(spec["reader"])).stages
+        stages |= expand(request.grid, "paper", lambda spec: _facts(str(spec.get("reader")))).stages
     return stages
 
 

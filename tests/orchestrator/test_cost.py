@@ -34,7 +34,7 @@ def changed(stage: Stage, section: str, **values: Any) -> Stage:
 
 def evaluated(stage: Stage) -> int:
     data = stage.spec["data"]
-    return present(data).evaluated(data["n_train"]) if stage.kind == "finetune" else 0
+    return present(data).counts(data["n_train"])["n_eval"] if stage.kind == "finetune" else 0
 
 
 def of_kind(stages: Mapping[str, Stage], kind: str) -> list[Stage]:
@@ -85,6 +85,13 @@ def test_frozen_encoders_and_encoder_only_pretexts_cost_less() -> None:
     assert by_method["simclr"].cost < by_method["reconstruction"].cost
 
 
+def test_epochs_go_before_steps_where_the_images_are_known() -> None:
+    pretrain = of_kind(small_plan(), "pretrain")[0]
+    dials = {**pretrain.spec["pretrain"], "batch": 10, "report_every": 10_000}
+    by_steps, by_epochs = ({**pretrain.spec, "pretrain": {**dials, **d}} for d in ({"steps": 250}, {"epochs": 2.5}))
+    assert device_seconds("pretrain", by_epochs, n_pretrain=1000) == device_seconds("pretrain", by_steps)
+
+
 def test_stages_of_which_nothing_is_known_have_a_cost() -> None:
     assert device_seconds("analysis", {}) > 0 and device_seconds("import", {"data": {}}) > 0
 
@@ -93,9 +100,10 @@ def test_evaluation_images_are_those_of_the_split() -> None:
     facts = present({"reader": "pets"})
     assert facts.listing is not None
     parts = split(facts.listing, 0.05, None, seed=0)
-    assert facts.evaluated(len(parts.train)) == len(parts.evaluation)
+    counts = facts.counts(len(parts.train))
+    assert counts == {"n_eval": len(parts.evaluation), "n_pretrain": len(facts.listing.pretrain)}
     official = replace(listing("pets", 30), pool=(), train=tuple(range(20)), evaluation=tuple(range(20, 30)))
-    assert replace(facts, listing=official).evaluated(5) == len(split(official, None, 5, seed=0).evaluation)
+    assert replace(facts, listing=official).counts(5)["n_eval"] == len(split(official, None, 5, seed=0).evaluation)
 
 
 def test_without_records_nothing_changes() -> None:

@@ -37,7 +37,7 @@ WRONG = {
     "key of the table": (*end("table: {indx: [model]}"), 14, "unknown key 'table.indx'; did you mean 'index'?"),
     "key of run": (*end("run: {packs: 3}"), 14, "unknown key 'run.packs'; did you mean 'pack'?"),
     "key of resources": (*end("run:\n  resources:\n    pretrain: {gpu: 1}"), 16, "'run.resources.pretrain.gpu'; did"),
-    "kind of resources": (*end("run: {resources: {pretran: {}}}"), 14, "resources.pretran: expected 'prepare', 'pretrain', "),
+    "kind of resources": (*end("run: {resources: {pretran: {}}}"), 14, "resources.pretran: expected 'prepare', "),
     "key of network": (*end("network: {widht: 1}"), 14, "unknown key 'network.widht'; did you mean 'width'?"),
     "key of backend": (*end("backend: {precison: float32}"), 14, "'backend.precison'; did you mean 'precision'?"),
     "key of pretrain": (*end("pretrain:\n  stepz: 1"), 15, "unknown key 'pretrain.stepz'; did you mean 'steps'?"),

@@ -68,6 +68,14 @@ def prepared(count=24, side=32, **more):
 def stage_of(method, path, name="stage", cls=Context, **more):
     """(spec, context) of a small stage of any method; those with labels or colours get prepared tensors."""
     chosen = spec(method, **more.pop("dials", {}))
+    if "cubes" in PRETEXT_SETTINGS[method].needs:
+        chosen |= {
+            "network": {"name": "genesis-unet3d", "width": 2},
+            "data": {"reader": "nodules", "options": {}, "prepared": True},
+        }
+        more["parents"] = {
+            "data": {"cubes": torch.rand(24, 16, 16, 16, generator=torch.Generator().manual_seed(0)).half()}
+        }
     if PRETEXT_SETTINGS[method].needs & {"labels", "colored"}:
         chosen["data"] = {"reader": "shapes", "options": {}, "prepared": True}
         more["parents"] = {"data": prepared()}

@@ -9,7 +9,17 @@ from typing import Any
 from trainables.context import Context, Result, StageError
 
 # Kind -> module with `analyse(spec, context) -> Result`; imported when asked for, since they import matplotlib.
-ANALYSES: dict[str, str] = {"study": "trainables.analyses.study"}
+ANALYSES: dict[str, str] = {
+    "study": "trainables.analyses.study",
+    "cka": "trainables.analyses.cka",
+    "gradcam": "trainables.analyses.gradcam",
+    "curves": "trainables.analyses.curves",
+    "targets": "trainables.analyses.targets",
+    "predictions": "trainables.analyses.predictions",
+    "samples": "trainables.analyses.samples",
+    "confusion": "trainables.analyses.confusion",
+    "cam": "trainables.analyses.cam",
+}
 
 
 def analyse(spec: Mapping[str, Any], context: Context) -> Result:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; yellow last, as it is weak on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 GREY = "#777777"
 COLUMN, PAGE = 3.5, 7.2
+# The same method has the same colour in every figure.
+_METHODS = {
+    "random": GREY,
+    "simclr": COLORS[5],
+    "reconstruction": COLORS[2],
+    "conrec": COLORS[0],
+    "classification": COLORS[1],
+    "segmentation": COLORS[3],
+    "imagenet": COLORS[6],
+    "byol": COLORS[4],
+}
+HEAT = "inferno"  # of maps; grows steadily in lightness
 _STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -34,6 +48,20 @@ _STYLE = {
 }
 
 
+def method_colors(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each method: its own where it has one (by its name, in any case), else one that none of them has."""
+    wanted = list(dict.fromkeys(names))
+    colors = {name: _METHODS[name.lower()] for name in wanted if name.lower() in _METHODS}
+    free = [color for color in (*COLORS, GREY) if color not in colors.values()]
+    others = [name for name in wanted if name not in colors]
+    return colors | {name: (free or list(COLORS))[place % len(free or COLORS)] for place, name in enumerate(others)}
+
+
+def heat(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Values in [0, 1] as colours, [..., 3]: dark for 0, bright for 1."""
+    return mpl.colormaps[HEAT](values, bytes=True)[..., :3]  # type: ignore[no-any-return]
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Draw in the style of all figures meanwhile."""
@@ -46,6 +74,13 @@ def canvas(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(**grid)
+
+
+def blank(width: float, height: float) -> Figure:
+    """A figure without axes, for those who place them by hand (`figure.add_axes`)."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def png(figure: Figure) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from trainables.context import Context, StageError
 from trainables.networks import SegmentationNetwork, build_network
 from trainables.pretexts.classification import Classification
-from trainables.settings import ClassificationSettings, parse_network
+from trainables.pretexts.conrec import ConRec
+from trainables.settings import ClassificationSettings, ConRecSettings, DecodingTask, parse_network
 
 Module = TypeVar("Module", bound=nn.Module)
 CLASSIFIER = "pretext.classifier.weight"
@@ -25,7 +26,9 @@ def parent_weights(context: Context, role: str) -> dict[str, Tensor]:
         raise StageError(f"expected the weights of {role!r}, but none were given") from None
 
 
-def load_encoder(network: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, device: torch.device) -> nn.Module:
+def load_encoder(
+    network: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, device: torch.device
+) -> nn.Module:
     """The encoder of any stage with weights.
 
     Args:
@@ -60,6 +63,19 @@ def load_classifier(
     outputs = len(tensors[CLASSIFIER])
     classifier = Classification(ClassificationSettings(), parse_network(network), 2 if outputs == 1 else outputs)
     return _filled(classifier, tensors, name, device)
+
+
+def load_conrec(
+    network: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tasks: Sequence[DecodingTask],
+    name: str,
+    device: torch.device,
+) -> ConRec:
+    """A ConRec pretext with these decoding tasks, as it was when its stage ended."""
+    pretext = ConRec(ConRecSettings(tasks=tuple(tasks)), parse_network(network))
+    own = {key: key.removeprefix("network.") for key in pretext.state_dict()}  # the names that `Pretext.weights` gives
+    return _filled(pretext, {key: tensors[given] for key, given in own.items() if given in tensors}, name, device)
 
 
 def _filled(module: Module, tensors: Mapping[str, Tensor], name: str, device: torch.device) -> Module:

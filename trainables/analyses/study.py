@@ -22,11 +22,13 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
             parameter).
 
     Returns:
-        Files history.png, slices.png and importance.png (where it could be told). Metrics: trials, pruned, failed,
-        steps_run and the best value.
+        Files history.png, slices.png (where parameters were tuned) and importance.png (where it could be told).
+        Metrics: trials, pruned, failed, steps_run and the best value.
     """
     trials: Trials = spec["trials"]
-    files = {"history.png": _history(spec, trials), "slices.png": _slices(spec, trials)}
+    files = {"history.png": _history(spec, trials)}
+    if any(trial["params"] for trial in trials):
+        files["slices.png"] = _slices(spec, trials)
     if spec["importance"]:
         files["importance.png"] = _importance(spec)
     count = {state: sum(trial["state"] == state for trial in trials) for state in _MARKS}
@@ -61,7 +63,7 @@ def _history(spec: Mapping[str, Any], trials: Trials) -> bytes:
             axes.step(numbers, values, where="post", color=COLORS[0], linewidth=1, label="best so far")
         axes.set(xlabel="trial", ylabel=_label(spec), title=spec["name"])
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
+        _legend(axes)
         return png(figure)
 
 
@@ -86,7 +88,7 @@ def _slices(spec: Mapping[str, Any], trials: Trials) -> bytes:
             axes.set_xlabel(name.replace("_", " "))
         row[0][0].set_ylabel(_label(spec))
         figure.suptitle(spec["name"], fontsize=8)
-        row[0][-1].legend()
+        _legend(row[0][-1])
         return png(figure)
 
 
@@ -108,6 +110,11 @@ def _scatter(axes: Axes, trials: Trials, where: Sequence[float]) -> None:
         if points:
             xs, values = zip(*points, strict=True)
             axes.scatter(xs, values, marker=mark, s=14, color=color, label=state.lower(), linewidths=1)
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:  # of a study whose trials have all failed there is nothing to show
+        axes.legend()
 
 
 def _label(spec: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ __all__ = [
 # its files takes the folder of the cache too.
 READERS: dict[str, str] = {
     "shapes": "trainables.data.shapes",
+    "textures": "trainables.data.shapes",
     "folder": "trainables.data.folder",
     "flowers17": "trainables.data.flowers17",
     "flowers102": "trainables.data.flowers102",

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainables.context import Context, Result, StageError
+from trainables.data.colorizing import prepare_colours
 from trainables.data.cube_cutting import prepare_cubes
 from trainables.data.patches import prepare_patches
 
 PREPARATIONS: dict[str, Callable[[Mapping[str, Any], Context], Result]] = {
     "car-patches": prepare_patches,
     "cubes": prepare_cubes,
+    "colorize": prepare_colours,
 }
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.data.listing import DataError, Listing
-from trainables.settings.datasets import ShapesOptions
+from trainables.settings.datasets import ShapesOptions, TexturesOptions
 
 VERSION = 1  # raise it when a pixel changes
+TEXTURES = ("stripes", "checks", "rings")
 
 Field = NDArray[np.float64]
 Random = np.random.RandomState  # its stream is frozen for good, unlike that of numpy's newer generators
@@ -31,12 +32,11 @@ class Painter:
     options: ShapesOptions
 
     def __call__(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        digest = hashlib.sha256(f"shapes/{VERSION}/{self.options.seed}/{number}".encode()).digest()
-        return _paint(Random(np.frombuffer(digest, dtype=">u4").astype(np.uint32)), self.options.size)
+        return _paint(_random(self.options, number), self.options.size)
 
 
 def open_listing(data_root: Path, options: ShapesOptions) -> Listing:
-    """The listing of the synthetic set; `data_root` is not looked at.
+    """The listing of the synthetic set, with labels where they are asked for; `data_root` is not looked at.
 
     Raises:
         DataError: a count below 1 or a size below 8.
@@ -47,19 +47,36 @@ def open_listing(data_root: Path, options: ShapesOptions) -> Listing:
         )
     names = tuple(f"{number:06d}" for number in range(options.count))
     numbers = tuple(range(options.count))
+    labelled = isinstance(options, TexturesOptions)
     return Listing(
-        reader="shapes",
+        reader="textures" if labelled else "shapes",
         folder=Path("(synthetic)"),
         images=names,
         masks=names,
-        labels=(None,) * options.count,
+        labels=tuple(texture(options, number) if labelled else None for number in numbers),
         mask_values={0: 0, 1: 1},
         pretrain=numbers,
         pool=numbers,
         target="shape",
         draw=Painter(options),
         identity=f"shapes {VERSION} {asdict(options)}",
+        label_names=TEXTURES if labelled else (),
     )
+
+
+def texture(options: ShapesOptions, number: int) -> int:
+    """The texture of a picture's shapes, a place in `TEXTURES`: what `_paint` draws, in its order, without painting."""
+    random, nowhere = _random(options, number), np.zeros((1, 1))
+    _shape(random, nowhere, nowhere, 0.24, 0.42)
+    if random.rand() < 0.3:
+        _shape(random, nowhere, nowhere, 0.10, 0.16)
+    random.uniform(size=2)  # direction and number of waves
+    return int(random.randint(3))
+
+
+def _random(options: ShapesOptions, number: int) -> Random:
+    digest = hashlib.sha256(f"shapes/{VERSION}/{options.seed}/{number}".encode()).digest()
+    return Random(np.frombuffer(digest, dtype=">u4").astype(np.uint32))
 
 
 def _paint(random: Random, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import pairwise
 
 from trainables.data.listing import DataError, Listing
 
@@ -82,6 +83,36 @@ def split_labels(listing: Listing, seed: int, shares: Sequence[float] = (0.7, 0.
     return tuple(tuple(part) for part in parts)
 
 
+def probe_size(listing: Listing, fraction: float | None, shares: tuple[float, float, float]) -> int:
+    """How many images `split_probe` lets train, with its checks; planning needs no more."""
+    count = sum(label is not None for label in listing.labels)
+    where = f"{listing.reader} ({listing.folder})"
+    if count == 0:
+        raise DataError(f"{where}: no image has a label; a probe needs labels")
+    if min(shares) <= 0:
+        raise DataError(f"{where}: the parts that validate and evaluate leave nothing to train; expected less than 1")
+    ends = [_round(limit * count) for limit in (0, shares[0], shares[0] + shares[1], 1)]
+    n = _round((fraction or 1) * ends[1])
+    if min(n, *(last - first for first, last in pairwise(ends))) < 1:
+        raise DataError(f"{where}: {count} labelled images are too few for parts of {', '.join(map(str, shares))}")
+    return n
+
+
+def split_probe(
+    listing: Listing, fraction: float | None, shares: tuple[float, float, float], seed: int
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """What trains, validates and evaluates a probe: `split_labels`, and of its first part a `fraction`, if given.
+
+    Smaller fractions are part of larger ones, as in `split`; the other parts are the same for all.
+
+    Raises:
+        DataError: no image has a label, or a part would be empty.
+    """
+    n = probe_size(listing, fraction, shares)
+    training, validation, evaluation = split_labels(listing, seed, shares)
+    return tuple(drawn_order(listing, training, seed)[:n]), validation, evaluation
+
+
 def _round(value: float) -> int:
     return int(Decimal(str(round(value, 9))).quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
@@ -94,7 +125,9 @@ def hold_out(parts: Split, share: float) -> Split:
     """
     held = max(1, round(share * len(parts.train)))
     if held >= len(parts.train):
-        raise DataError(f"a study holds {share:g} of the training images out, but there are {len(parts.train)} of them")
+        raise DataError(
+            f"{share:g} of the training images are to be held out, but there are {len(parts.train)} of them"
+        )
     return Split(parts.train[:-held], parts.train[-held:])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,12 @@ def survey(listing: Listing, *, cache_dir: Path | str | None = None, on_progress
     wanted |= {(listing.file(name), True): None for name in listing.masks if name is not None}
     files = file_records(listing.reader, listing.folder, list(wanted), cache_dir, on_progress)
     return Survey(_fingerprint(listing, files), tuple(_problems(listing, files)), files)
+
+
+def combined_fingerprint(fingerprints: Sequence[str]) -> str:
+    """What stands for the data of a stage that reads several datasets, in the order in which its spec names them."""
+    different = list(dict.fromkeys(fingerprints))
+    return different[0] if len(different) == 1 else hashlib.sha256("\n".join(different).encode()).hexdigest()
 
 
 def absent_classes(listing: Listing, files: dict[str, Record]) -> tuple[str, ...]:

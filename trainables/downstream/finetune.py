@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainables.context import Context, Result, StageError
-from trainables.data import hold_out, open_dataset, split, survey
-from trainables.data.stack import ImageStack, load_stack
-from trainables.downstream.augment import augment, draw_crops
-from trainables.downstream.metrics import summarise, tally
+from trainables.downstream.examples import Examples, Parts, Volumes, load_parts
+from trainables.downstream.metrics import summarise, summarise_batches, tally, tally_batch
 from trainables.downstream.scenarios import transfer, transferred_parts
+from trainables.downstream.selection import Selection, wanted
 from trainables.losses.dice import dice_loss
+from trainables.losses.dice_bce import dice_bce_loss
 from trainables.networks import SegmentationNetwork, build_network, place, require_input_size
+from trainables.networks._base import takes_volumes
 from trainables.randomness import batch_indices, generator, seed_everything
 from trainables.settings import BackendSettings, FinetuneSettings, parse, parse_network
 from trainables.training import make_optimizer, train, use_backend
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": dice_loss}
-# Fixed, since the digits of a convolution may depend on it.
-EVALUATION_BATCH = 32
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": dice_loss, "dice-bce": dice_bce_loss}
 
 
 def finetune(spec: Mapping[str, Any], context: Context) -> Result:
@@ -31,12 +31,15 @@ def finetune(spec: Mapping[str, Any], context: Context) -> Result:
 
     Args:
         spec: scenario, frozen, network, data (reader, options, fraction, n_train; held_out: the share of the training
-            images that evaluates in place of the evaluation part, for a study's objective), finetune, backend, seed.
+            images that evaluates in place of the evaluation part, for a study's objective), finetune, backend, seed;
+            `keep_weights: true` where a figure will show what the network predicts.
         context: the parent's weights under the role "pretrain", except for the scenario random-init.
 
     Returns:
-        Metrics of the last step on all evaluation images (`metrics.summarise`), no weights, and as facts the counts
-        n_train, n_eval, transferred (tensors taken over) and the step resumed_from.
+        Metrics on all evaluation images (`evaluate`) of the last step's weights, or of those that did best on the
+        validation part (`finetune.keep`); with `keep_weights` those weights, by the network's own names; and as facts
+        the counts n_train, n_eval, transferred (tensors taken over), the step resumed_from, and with a validation part
+        n_validation and best_step.
 
     Raises:
         StageError: data, weights, scenario or sizes do not fit; Diverged: the loss was not finite.
@@ -46,39 +49,99 @@ def finetune(spec: Mapping[str, Any], context: Context) -> Result:
     settings, seed = parse(FinetuneSettings, spec["finetune"]), int(spec["seed"])
     network, transferred = _start(spec, context, seed)
     require_input_size(network, settings.input_size)
-    train_stack, evaluation_stack = _load(spec["data"], settings.input_size, seed, context)
+    parts = load_parts(spec["data"], settings, seed, context, validate=wanted(settings))
+    _require_fit(network, parts.training, spec)
     place(network, context.device)
-    curve = _curve_subset(evaluation_stack, settings.curve_images, seed)
+    optimizer = make_optimizer(settings, network)
+    steps, report_every = lengths(settings, len(parts.training))
+    selection = Selection(settings, network, optimizer) if parts.validation is not None else None
     resumed_from = train(
         network,
-        make_optimizer(settings, network),
-        _loss(network, train_stack, settings, seed, context.device),
-        lambda step: {"eval_dice": evaluate(network, curve, context.device)["dice"]},
-        steps=settings.steps,
-        report_every=settings.report_every,
+        optimizer,
+        _loss(network, parts.training, settings, seed, context.device),
+        _curve(network, parts, selection, settings, seed, context.device),
+        steps=steps,
+        report_every=report_every,
         seed=seed,
         context=context,
+        extra_state=[] if selection is None else [selection],
+        stop=None if selection is None else selection.over,
     )
-    metrics = evaluate(network, evaluation_stack, context.device)
     facts = {
-        "n_train": len(train_stack.images),
-        "n_eval": len(evaluation_stack.images),
+        "n_train": len(parts.training),
+        "n_eval": len(parts.evaluation),
         "transferred": len(transferred),
         "resumed_from": resumed_from,
     }
-    return Result(metrics, facts=facts)
+    if selection is not None and parts.validation is not None:
+        selection.restore()
+        facts |= {"n_validation": len(parts.validation), "best_step": selection.best_step}
+    weights = _weights(network) if spec.get("keep_weights") else {}
+    return Result(evaluate(network, parts.evaluation, context.device), weights, facts)
+
+
+def lengths(settings: FinetuneSettings, images: int) -> tuple[int, int]:
+    """Optimiser steps, and steps between two points of the curve, where `images` train."""
+    if settings.epochs is None:
+        return settings.steps, settings.report_every
+    batch = min(settings.batch, images)
+    return math.ceil(Fraction(str(settings.epochs)) * images / batch), math.ceil(images / batch)
 
 
 @torch.no_grad()
-def evaluate(network: SegmentationNetwork, stack: ImageStack, device: torch.device) -> dict[str, float]:
-    """The metrics of `metrics.summarise` over all images of `stack`; leaves the network in evaluation mode."""
+def evaluate(network: SegmentationNetwork, examples: Examples, device: torch.device) -> dict[str, float]:
+    """The metrics of `metrics.summarise` over all images; leaves the network in evaluation mode.
+
+    Of volumes both pairs of [P1 Table 3; genesis], too: dice_eval and iou_eval (`metrics.summarise_batches`), and
+    dice_hard and iou_hard, other names of dice_pooled and iou.
+    """
     network.eval()
-    tallies, masks = [], _masks(stack)
-    for first in range(0, len(masks), EVALUATION_BATCH):
-        batch = slice(first, first + EVALUATION_BATCH)
-        logits = network(stack.images[batch].to(device).float() / 255)
-        tallies.append(tally(logits, masks[batch].to(device)))
-    return summarise(torch.cat(tallies))
+    tallies, batches = [], []
+    for rows in _batches(examples):
+        logits, masks = network(examples.inputs(rows, device)), examples.masks[rows].to(device)
+        tallies.append(tally(logits, masks))
+        if isinstance(examples, Volumes):
+            batches.append(tally_batch(logits, masks))
+    metrics = summarise(torch.cat(tallies))
+    if not batches:
+        return metrics
+    hard = {"dice_hard": metrics["dice_pooled"], "iou_hard": metrics["iou"]}
+    return {**metrics, **hard, **summarise_batches(batches)}
+
+
+@torch.no_grad()
+def validation_loss(
+    network: SegmentationNetwork, examples: Examples, loss: Callable[[Tensor, Tensor], Tensor], device: torch.device
+) -> float:
+    """The mean of the batches' losses, weighted by their sizes, in evaluation mode."""
+    network.eval()
+    total = torch.zeros((), device=device)
+    for rows in _batches(examples):
+        masks = examples.masks[rows].to(device)
+        total += loss(network(examples.inputs(rows, device)), masks) * len(masks)
+    return float(total) / len(examples)
+
+
+def _batches(examples: Examples) -> list[slice]:
+    batch = examples.evaluation_batch
+    return [slice(first, first + batch) for first in range(0, len(examples), batch)]
+
+
+def _require_fit(network: SegmentationNetwork, examples: Examples, spec: Mapping[str, Any]) -> None:
+    """Raise StageError unless the network takes what the dataset holds."""
+    volumes = isinstance(examples, Volumes)
+    if takes_volumes(network) != volumes:
+        takes, holds = ("pictures", "volumes") if volumes else ("volumes", "pictures")
+        raise StageError(
+            f"network {spec['network'].get('name', 'conrec-unet')} takes {takes}, but {spec['data']['reader']} holds "
+            f"{holds}; expected {'network.name genesis-unet3d' if volumes else 'another network or dataset'}"
+        )
+    for side in examples.sides:
+        require_input_size(network, side)
+
+
+def _weights(network: SegmentationNetwork) -> dict[str, Tensor]:
+    return {n: t.clone(memory_format=torch.contiguous_format) for n, t in network.state_dict().items()}
 
 
 def _start(spec: Mapping[str, Any], context: Context, seed: int) -> tuple[SegmentationNetwork, list[str]]:
@@ -104,50 +167,43 @@ def _parent(context: Context, scenario: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _load(data: Mapping[str, Any], size: int, seed: int, context: Context) -> tuple[ImageStack, ImageStack]:
-    """The training and the evaluation images of this seed."""
-    listing = open_dataset(data["reader"], context.data_root, data.get("options"))
-    found = survey(listing, cache_dir=context.cache_dir)
-    found.check()
-    context.check_data(data["reader"], found.fingerprint)
-    parts = split(listing, data.get("fraction"), data.get("n_train"), seed)
-    if data.get("held_out") is not None:
-        parts = hold_out(parts, data["held_out"])
-    load = partial(
-        load_stack, listing, size=size, masks=True, fingerprint=found.fingerprint, cache_dir=context.cache_dir
-    )
-    return load(parts.train), load(parts.evaluation)
+def _curve(
+    network: SegmentationNetwork,
+    parts: Parts,
+    selection: Selection | None,
+    settings: FinetuneSettings,
+    seed: int,
+    device: torch.device,
+) -> Callable[[int], dict[str, float]]:
+    """Step number -> what the curve shows; the validation loss goes to `selection`, too.
 
+    At most `curve_images` evaluation images, the same for every scenario of this seed; they decide nothing.
+    """
+    order = torch.randperm(len(parts.evaluation), generator=generator(seed, "curve"))
+    shown = parts.evaluation.subset(order[: settings.curve_images].sort().values)
 
-def _curve_subset(stack: ImageStack, count: int, seed: int) -> ImageStack:
-    """At most `count` evaluation images for the curve, the same for every scenario of this seed."""
-    chosen = torch.randperm(len(stack.images), generator=generator(seed, "curve"))[:count].sort().values
-    return ImageStack(stack.images[chosen], _masks(stack)[chosen], stack.boxes[chosen])
+    def point(step: int) -> dict[str, float]:
+        found = {"eval_dice": evaluate(network, shown, device)["dice"]}
+        if selection is not None and parts.validation is not None:
+            found["val_loss"] = validation_loss(network, parts.validation, LOSSES[settings.loss], device)
+            selection.point(step, found["val_loss"])
+        return found
+
+    return point
 
 
 def _loss(
-    network: SegmentationNetwork, stack: ImageStack, settings: FinetuneSettings, seed: int, device: torch.device
+    network: SegmentationNetwork, examples: Examples, settings: FinetuneSettings, seed: int, device: torch.device
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Step number -> the loss on that step's augmented batch."""
+    """Step number -> the loss on that step's batch."""
     if settings.loss not in LOSSES:
         raise StageError(f"no loss {settings.loss!r}; there are {', '.join(LOSSES)}")
-    loss = LOSSES[settings.loss]
-    # Few images: kept on the device. Boxes stay on the CPU, where the crops are drawn.
-    images, masks, boxes = stack.images.to(device), _masks(stack).to(device), stack.boxes
-    count = len(images)
+    loss, kept, count = LOSSES[settings.loss], examples.to(device), len(examples)
     batch = min(settings.batch, count)
 
     def loss_of(step: int) -> dict[str, Tensor]:
-        chosen = batch_indices(count, batch, step, seed, "order")
-        crops = draw_crops(batch, settings.flip, settings.crop_area, generator(seed, "augment", step))
-        there = chosen.to(device)
-        pictures, truth = augment(images[there], masks[there], boxes[chosen], crops)
-        return {"loss": loss(network(pictures), truth)}
+        rows = batch_indices(count, batch, step, seed, "order")
+        inputs, truth = kept.training_batch(rows, settings, generator(seed, "augment", step), device)
+        return {"loss": loss(network(inputs), truth)}
 
     return loss_of
-
-
-def _masks(stack: ImageStack) -> Tensor:
-    if stack.masks is None:
-        raise StageError("finetuning: expected a data set with masks, but this one has none")
-    return stack.masks

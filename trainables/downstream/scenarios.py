@@ -22,6 +22,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "cls-enc": ENCODER,
     "seg-enc-dec": ENCODER + DECODER,
     "seg-enc": ENCODER,
+    "probe": ENCODER,
 }
 # A counter that nothing reads while batch norm has a fixed momentum; other frameworks' weights lack it.
 OPTIONAL = "num_batches_tracked"

@@ -89,8 +89,13 @@ def place(module: nn.Module, device: torch.device) -> None:
     16). Weights made contiguous again are the same numbers. Networks of volumes stay as they are.
     """
     module.to(device)
-    if device.type == "cpu" and not any(isinstance(part, nn.Conv3d) for part in module.modules()):
+    if device.type == "cpu" and not takes_volumes(module):
         module.to(memory_format=torch.channels_last)
+
+
+def takes_volumes(module: nn.Module) -> bool:
+    """Whether a network is one of volumes [N, 1, D, H, W], and not of pictures."""
+    return any(isinstance(part, nn.Conv3d) for part in module.modules())
 
 
 def init_keras(module: nn.Module) -> None:

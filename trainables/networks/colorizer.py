@@ -72,13 +72,16 @@ def load_colorizer(weights: Mapping[str, Tensor]) -> Colorizer:
 
 
 @torch.no_grad()
-def colorise(gray: Tensor, colorizer: Colorizer | None, colourspace: str = "rgb") -> Tensor:
+def colorise(
+    gray: Tensor, colorizer: Colorizer | None, colourspace: str = "rgb", *, seen: Tensor | None = None
+) -> Tensor:
     """Gray images in colour, as [color: colorizers/util.py] uses the network: the original lightness, new a and b.
 
     Args:
         gray: [N, 1, H, W] in [0, 1].
         colorizer: None: `pseudo_colours`.
         colourspace: "rgb" (*open*: what P2 shows), or "lab", what its text says, scaled to [0, 1].
+        seen: the same images in more pixels, for the network; None: `gray` itself.
 
     Returns:
         [N, 3, H, W] in [0, 1].
@@ -87,7 +90,8 @@ def colorise(gray: Tensor, colorizer: Colorizer | None, colourspace: str = "rgb"
     if colorizer is None:
         colours = pseudo_colours(lightness)
     else:
-        small = F.interpolate(gray, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
+        shown = gray if seen is None else seen
+        small = F.interpolate(shown, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
         colours = colorizer(rgb_to_lab(small.expand(-1, 3, -1, -1))[:, :1])
         colours = F.interpolate(colours, size=gray.shape[-2:], mode="bilinear", align_corners=False)
     if colourspace == "lab":

@@ -9,6 +9,7 @@ from trainables.pretexts.byol import BYOL
 from trainables.pretexts.byol_color import BYOLColor
 from trainables.pretexts.classification import Classification
 from trainables.pretexts.conrec import ConRec
+from trainables.pretexts.genesis import ModelsGenesis
 from trainables.pretexts.moco import MoCo
 from trainables.pretexts.reconstruction import Reconstruction
 from trainables.pretexts.segmentation import Segmentation
@@ -26,6 +27,7 @@ PRETEXTS: dict[str, Callable[..., Pretext]] = {
     "byol": BYOL,
     "byol-color": BYOLColor,
     "moco-v2": MoCo,
+    "models-genesis": ModelsGenesis,
 }
 
 SUPERVISED = frozenset({"masks", "labels"})

@@ -22,6 +22,8 @@ class ImageBatch:
     images: uint8 [N, 3, S, S] on the training device; boxes: int64 [N, 4] (top, left, height, width) of the pictures
     inside their padded squares, on the CPU; size: side of the views to make, in pixels.
 
+    Methods of volumes have cubes [N, X, Y, Z] as their images (uint8, or float16 in [0, 1]), and boxes of no meaning.
+
     What only some methods need (`needs` of their settings), on the training device, else None: masks uint8 [N, S, S]
     (class numbers, 255 not counted); labels int64 [N]; colored uint8 [N, 3, S, S], the colorised images.
     """

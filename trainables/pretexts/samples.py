@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from trainables.context import Context, StageError
 from trainables.data import Listing, open_dataset, survey
+from trainables.data.cube_sizes import shrink_cubes
 from trainables.data.listing import IGNORE
 from trainables.data.stack import load_stack
 from trainables.pretexts._base import ImageBatch
@@ -19,7 +20,7 @@ from trainables.pretexts.devices import move
 
 TRAINING, VALIDATION = 0, 1  # of `Samples.part`
 _CHUNK = 256  # images resized at a time
-_WHAT = {"masks": "masks", "labels": "image labels", "colored": "colorised images"}
+_WHAT = {"masks": "masks", "labels": "image labels", "colored": "colorised images", "cubes": "cubes"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Samples:
 
     images uint8 [N, 3, S, S]; boxes int64 [N, 4]; masks uint8 [N, S, S], labels int64 [N] and colored uint8
     [N, 3, S, S] where asked for; part int64 [N] (0 training, 1 validation) where the data say it; classes: of the masks
-    or labels, 0 without either; source and place: for messages.
+    or labels, 0 without either; source and place: for messages. Methods of volumes have cubes [N, X, Y, Z] as images.
     """
 
     images: Tensor
@@ -89,8 +90,8 @@ def load_samples(data: Mapping[str, Any], needs: frozenset[str], size: int, leas
 def _listed(data: Mapping[str, Any], needs: frozenset[str], size: int, context: Context) -> Samples:
     listing = open_dataset(data["reader"], context.data_root, data.get("options"))
     source, place = data["reader"], str(listing.folder)
-    if "colored" in needs:
-        raise StageError(f"{source}: the pretext needs colorised images; expected those of a prepare stage")
+    if made := sorted(needs & {"colored", "cubes"}):
+        raise StageError(f"{source}: the pretext needs {_WHAT[made[0]]}; expected those of a prepare stage")
     numbers = [n for n in listing.pretrain if _has(listing, n, needs)]
     found = survey(listing, cache_dir=context.cache_dir)
     found.check()
@@ -134,9 +135,12 @@ def _prepared(data: Mapping[str, Any], needs: frozenset[str], size: int, context
         tensors = context.weights("data")
     except KeyError:
         raise StageError(f"{source}: expected the tensors of a prepare stage, but none were given") from None
-    if lacking := [name for name in ("images", *sorted(needs)) if name not in tensors]:
-        raise StageError(f"{source}: expected tensors images{''.join(f', {n}' for n in sorted(needs))}, but got "
-                         f"{', '.join(sorted(tensors))}, without {lacking[0]}")  # fmt: skip
+    wanted = sorted(needs) if "cubes" in needs else ["images", *sorted(needs)]
+    if lacking := [name for name in wanted if name not in tensors]:
+        raise StageError(f"{source}: expected tensors {', '.join(wanted)}, but got {', '.join(sorted(tensors))}, "
+                         f"without {lacking[0]}")  # fmt: skip
+    if "cubes" in needs:
+        return _cubes(tensors, size, source)
     if "labels" in needs and bool((tensors["labels"] < 0).any()):  # -1: an image without a label
         rows = (tensors["labels"] >= 0).nonzero()[:, 0]
         tensors = {name: t[rows] for name, t in tensors.items()}
@@ -156,6 +160,13 @@ def _prepared(data: Mapping[str, Any], needs: frozenset[str], size: int, context
     side = images.shape[-1]
     # Targets go with images of the very size. For views, a smaller image has no more to show when it is made larger.
     return _resized(samples, size) if (size != side if needs else size < side) else samples
+
+
+def _cubes(tensors: Mapping[str, Tensor], size: int, source: str) -> Samples:
+    """Cubes with a longest side of at most `size` voxels."""
+    cubes = shrink_cubes(tensors["cubes"], size)
+    no_boxes = torch.zeros(len(cubes), 4, dtype=torch.int64)
+    return Samples(cubes, no_boxes, part=tensors.get("part"), source=source, place="the prepare stage")
 
 
 def _seen_classes(tensors: Mapping[str, Tensor], needs: frozenset[str]) -> int:

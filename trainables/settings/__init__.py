@@ -18,13 +18,20 @@ from trainables.settings.pretexts import (
     ConRecSettings,
     DecodingTask,
     MoCoSettings,
+    ModelsGenesisSettings,
     PretextSettings,
     ReconstructionSettings,
     SegmentationSettings,
     SimCLRSettings,
     parse_pretext,
 )
-from trainables.settings.training import LENGTH_DIALS, BackendSettings, FinetuneSettings, PretrainSettings
+from trainables.settings.training import (
+    LENGTH_DIALS,
+    BackendSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    ProbeSettings,
+)
 
 __all__ = [
     "DATASET_OPTIONS",
@@ -43,9 +50,11 @@ __all__ = [
     "DecodingTask",
     "FinetuneSettings",
     "MoCoSettings",
+    "ModelsGenesisSettings",
     "NetworkSettings",
     "PretextSettings",
     "PretrainSettings",
+    "ProbeSettings",
     "ReconstructionSettings",
     "SegmentationSettings",
     "SimCLRSettings",
@@ -60,4 +69,5 @@ SECTIONS: dict[str, type] = {
     "backend": BackendSettings,
     "pretrain": PretrainSettings,
     "finetune": FinetuneSettings,
+    "probe": ProbeSettings,
 }

@@ -15,18 +15,20 @@ Part = Literal["annotated", "labelled", "pretrain", "train", "evaluation"]
 class CKASettings:
     """Linear CKA between encoders [P1 §5.2, Fig. 7].
 
-    `estimator`: `full` is the paper's, on all images at once; `full-unbiased` is the same with the unbiased estimate of
-    HSIC; `minibatch` estimates the latter from random batches of `minibatch` images, so that nothing grows with the
-    number of images. `part` of the data, its first `images` in drawn order (0: all). `batch` images pass an encoder at
-    a time.
+    `estimator`: `full` on all images at once, the paper's; `minibatch` estimates the same from batches of `minibatch`
+    images, for sets that do not fit in memory; each image is in `passes` batches (0: enough for errors below 1e-3).
+    `unbiased`: HSIC estimated without bias, so that CKA does not grow with the number of features (*open*: biased).
+    `part` of the data, its first `images` in drawn order (0: all). `batch` images pass an encoder at a time.
     """
 
     kind: Literal["cka"] = "cka"
     input_size: int = dial(64, ge=8, multiple_of=8)
     part: Part = "pretrain"
     images: int = dial(0, ge=0)
-    estimator: Literal["full", "full-unbiased", "minibatch"] = "full"
+    estimator: Literal["full", "minibatch"] = "full"
+    unbiased: bool = False
     minibatch: int = dial(256, ge=4)
+    passes: int = dial(0, ge=0)
     batch: int = dial(64, ge=1)
 
 
@@ -87,7 +89,8 @@ class SamplesPanel:
     """What a `samples` figure shows of one dataset.
 
     `show`: `pictures`, `masks` (over the picture) or `pairs` of both, side by side. `count` pictures in drawn order, of
-    those with the label `label` (a name) where one is given; with `each_label`, `count` of every label.
+    those with the label `label` (a name) where one is given; with `each_label`, `count` of every label. Of prepared
+    data, `labels` names the labels by number and `target` the object of the masks.
     """
 
     title: str
@@ -96,6 +99,8 @@ class SamplesPanel:
     count: int = dial(3, ge=1)
     label: str = ""
     each_label: bool = False
+    labels: tuple[str, ...] = ()
+    target: str = "object"
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,40 @@ class PredictionsPanel:
     models: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ConfusionSettings:
+    """Confusion matrices of probes [P2 Fig. 8, 9]; no choices."""
+
+    kind: Literal["confusion"] = "confusion"
+
+
+@dataclass(frozen=True)
+class CAMSettings:
+    """Class activation maps of probed encoders [P2 Fig. 10, 11].
+
+    `weights`: of the probe's predicted class, or `mean`: the mean |activation| (*open*). `count` images are shown, and
+    `images` measured: of `part`, the first in drawn order, or the one with the name `image`. `input_size`: *open*, that
+    of CEM500K's patches, which gives maps of 7 x 7.
+    """
+
+    kind: Literal["cam"] = "cam"
+    input_size: int = dial(224, ge=8, multiple_of=8)
+    part: Part = "labelled"
+    image: str = ""
+    count: int = dial(1, ge=1)
+    images: int = dial(16, ge=1)
+    weights: Literal["probe", "mean"] = "probe"
+
+
 AnalysisSettings = (
-    CKASettings | GradCAMSettings | CurvesSettings | TargetsSettings | PredictionsSettings | SamplesSettings
+    CKASettings
+    | GradCAMSettings
+    | CurvesSettings
+    | TargetsSettings
+    | PredictionsSettings
+    | SamplesSettings
+    | ConfusionSettings
+    | CAMSettings
 )
 ANALYSIS_SETTINGS: dict[str, type[AnalysisSettings]] = {
     "cka": CKASettings,
@@ -124,4 +161,6 @@ ANALYSIS_SETTINGS: dict[str, type[AnalysisSettings]] = {
     "targets": TargetsSettings,
     "predictions": PredictionsSettings,
     "samples": SamplesSettings,
+    "confusion": ConfusionSettings,
+    "cam": CAMSettings,
 }

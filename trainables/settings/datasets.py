@@ -45,6 +45,11 @@ class ShapesOptions:
 
 
 @dataclass(frozen=True)
+class TexturesOptions(ShapesOptions):
+    """The pictures of `shapes` with the texture of their shapes as labels: stripes, checks or rings."""
+
+
+@dataclass(frozen=True)
 class FolderOptions:
     """`images/` + `masks/` (equal stems) + optional `splits/*.txt` below `path`; see `trainables.data.folder`.
 
@@ -189,6 +194,7 @@ def _with(base: type[Options], name: str, **defaults: Any) -> type[Options]:
 
 DatasetOptions = (
     ShapesOptions
+    | TexturesOptions
     | FolderOptions
     | Flowers17Options
     | Flowers102Options
@@ -207,6 +213,7 @@ DatasetOptions = (
 )
 DATASET_OPTIONS: dict[str, type[DatasetOptions]] = {
     "shapes": ShapesOptions,
+    "textures": TexturesOptions,
     "folder": FolderOptions,
     "flowers17": Flowers17Options,
     "flowers102": Flowers102Options,
@@ -272,7 +279,24 @@ class CubeSettings:
     tries: int = dial(50, ge=1)
 
 
-PREPARE_SETTINGS: dict[str, type[PatchSettings] | type[CubeSettings]] = {
+@dataclass(frozen=True)
+class ColorizeSettings:
+    """Pictures of pretraining in grey and in colour, for BYOL with colorization [P2 §IV-A]; `size` is their side.
+
+    `colours`: of the ECCV-2016 network (its weights: `file`, else the usual names below `weights/`), or `pseudo`: a
+    fixed curve from lightness to colour, whose results are not the paper's. `colourspace`: *open*, RGB as P2's Fig. 6
+    shows; its text says Lab.
+    """
+
+    kind: Literal["colorize"] = "colorize"
+    size: int = dial(128, ge=8, multiple_of=8)
+    colours: Literal["network", "pseudo"] = "network"
+    colourspace: Literal["rgb", "lab"] = "rgb"
+    file: str | None = None
+
+
+PREPARE_SETTINGS: dict[str, type[PatchSettings] | type[CubeSettings] | type[ColorizeSettings]] = {
     "car-patches": PatchSettings,
     "cubes": CubeSettings,
+    "colorize": ColorizeSettings,
 }

@@ -2,7 +2,7 @@
 
 Beside the dials, what planning must know of a method without torch:
 
-needs: what it wants of the data besides images: "masks", "labels", "colored".
+needs: what it wants of the data besides images: "masks", "labels", "colored"; or "cubes" in their place.
 metric: its validation metric and its better side, for studies and for "did it learn".
 """
 
@@ -16,7 +16,7 @@ from trainables.settings._dial import dial, parse
 
 DecodingTask = Literal["reconstruction", "color", "mask", "fill"]
 Metric = tuple[str, Literal["min", "max"]]
-Needs = frozenset[Literal["masks", "labels", "colored"]]
+Needs = frozenset[Literal["masks", "labels", "colored", "cubes"]]
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,25 @@ class MoCoSettings:
     projection: int = dial(128, ge=2)
 
 
+@dataclass(frozen=True)
+class ModelsGenesisSettings:
+    """Models Genesis on cubes of CT scans [P1 §4; genesis: config.py]: the probability of each deformation.
+
+    `flip`: of a first flip, and of a next after each, at most three; `shuffle`: local pixel shuffling; `nonlinear`: an
+    intensity curve; `paint`: noise in its place, with `outpaint` around windows, else in blocks.
+    """
+
+    needs: ClassVar[Needs] = frozenset({"cubes"})
+    metric: ClassVar[Metric] = ("val_loss", "min")
+
+    method: Literal["models-genesis"] = "models-genesis"
+    flip: float = dial(0.4, ge=0, le=1)
+    shuffle: float = dial(0.5, ge=0, le=1)
+    nonlinear: float = dial(0.9, ge=0, le=1)
+    paint: float = dial(0.9, ge=0, le=1)
+    outpaint: float = dial(0.8, ge=0, le=1)
+
+
 PretextSettings = (
     SimCLRSettings
     | ReconstructionSettings
@@ -151,6 +170,7 @@ PretextSettings = (
     | BYOLSettings
     | BYOLColorSettings
     | MoCoSettings
+    | ModelsGenesisSettings
 )
 # These train no decoder, so that no scenario can take one over.
 ENCODER_ONLY = frozenset({"simclr", "classification", "byol", "byol-color", "moco-v2"})
@@ -163,6 +183,7 @@ PRETEXT_SETTINGS: dict[str, type[PretextSettings]] = {
     "byol": BYOLSettings,
     "byol-color": BYOLColorSettings,
     "moco-v2": MoCoSettings,
+    "models-genesis": ModelsGenesisSettings,
 }
 
 
