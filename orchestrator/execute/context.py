@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,12 @@ class StoreContext(Context):
     def weights(self, role: str) -> dict[str, Tensor]:
         """The tensors of a parent, from the store."""
         return dict(_parent_weights(self._job.store, self._stage.parents[role]))
+
+    def history_of(self, role: str) -> list[dict[str, float]]:
+        """The curve of a parent, from the store. Raises KeyError where there is no such parent."""
+        key = self._stage.parents[role]
+        record = self._store.commits([key])[key]
+        return list(json.loads(self._store.artifact(record["artifacts"]["history"])))
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace this holder's checkpoint in the store, and drop those of earlier holders after the first one.

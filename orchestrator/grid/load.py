@@ -41,7 +41,7 @@ from trainables.settings.datasets import PREPARE_SETTINGS
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 METRICS = ("dice", "iou", "miou", "dice_pooled", "dice_soft", "dice_all_foreground", "loss", "dice_eval", "iou_eval",
-           "dice_hard", "iou_hard")  # fmt: skip
+           "dice_hard", "iou_hard", "accuracy", "accuracy_balanced")  # fmt: skip
 _MODELS: dict[Path_, type[BaseModel]] = {
     (): Grid,
     ("rows", "*"): Row,
@@ -241,6 +241,7 @@ def _meaning(grid: Grid, source: Source) -> Iterator[GridError]:
         )
     yield from _pretexts(grid, source)
     yield from _datasets(grid, source)
+    yield from _constants(grid, source)
     yield from _twins(grid, source)
     for value in grid.table.value:
         if value not in METRICS:
@@ -386,6 +387,18 @@ def _datasets(grid: Grid, source: Source) -> Iterator[GridError]:
             yield GridError(
                 f"{place}: rows.{i}: no pretext_data for dataset {homeless[0]}; set it in the row or column"
             )
+
+
+def _constants(grid: Grid, source: Source) -> Iterator[GridError]:
+    """Values for data sets that are no column of the table, or for one of its fractions."""
+    columns = {column.dataset: column for column in grid.columns}
+    for number, row in enumerate(grid.rows):
+        for dataset in row.constant:
+            where = f"{source.place(('rows', number, 'constant'))}: rows.{number}.constant"
+            if dataset not in columns:
+                yield GridError(f"{where}: no column {dataset!r}; {near(dataset, columns)}")
+            elif columns[dataset].fractions:
+                yield GridError(f"{where}: the column {dataset!r} has fractions; expected one without")
 
 
 def _twins(grid: Grid, source: Source) -> Iterator[GridError]:

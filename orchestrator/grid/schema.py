@@ -21,7 +21,7 @@ from trainables.settings.datasets import PREPARE_SETTINGS
 from trainables.settings.networks import NETWORK_SETTINGS
 
 DEFAULT_NETWORK = "conrec-unet"
-Scenario = Literal["random-init", "cls-enc", "seg-enc-dec", "seg-enc"]
+Scenario = Literal["random-init", "cls-enc", "seg-enc-dec", "seg-enc", "probe", "constant"]
 NeedsPretext = frozenset({"cls-enc", "seg-enc-dec", "seg-enc"})
 
 
@@ -96,7 +96,11 @@ PRETEXT_SECTIONS = ("pretrain", "tune", "prepare")
 
 
 class Row(Model):
-    """One row of the table: how a network is initialised, and from what."""
+    """One row of the table: how a network is initialised, and from what.
+
+    A `probe` row may have a pretext; without one its encoder is a random one. A `constant` row has values from the
+    literature by dataset, as fractions; it never runs.
+    """
 
     scenario: Scenario
     model: str
@@ -106,12 +110,21 @@ class Row(Model):
     network: dict[str, Any] = {}
     finetune: dict[str, Any] = {}
     seeds: Seeds | None = None
+    constant: dict[str, Number] = {}
+
+    @model_validator(mode="after")
+    def _constant_fits(self) -> Row:
+        if self.scenario == "constant" and not self.constant:
+            raise ValueError("scenario constant shows given values; add `constant: {DATASET: VALUE}`")
+        if self.scenario != "constant" and self.constant:
+            raise ValueError(f"scenario {self.scenario} is run; remove `constant:`, or set `scenario: constant`")
+        return self
 
     @model_validator(mode="after")
     def _pretext_fits(self) -> Row:
         if self.scenario in NeedsPretext and self.pretext is None:
             raise ValueError(f"scenario {self.scenario} starts from a pretext; add `pretext:`")
-        if self.scenario not in NeedsPretext and self.pretext is not None:
+        if self.scenario not in {*NeedsPretext, "probe"} and self.pretext is not None:
             raise ValueError(f"scenario {self.scenario} starts from nothing; remove `pretext: {self.pretext}`")
         return self
 

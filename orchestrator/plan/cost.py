@@ -61,6 +61,8 @@ def device_seconds(kind: str, spec: Spec, *, n_eval: int = 0, n_pretrain: int = 
         n_pretrain: images that a pretext sees; needed where it is trained by `epochs`.
     """
     dials = dials_of(kind, spec)
+    if kind == "probe" and spec.get("data", {}).get("n_train"):
+        return _START_SECONDS + _probe_gflop(spec, dials) / _GFLOP_PER_SECOND
     if not {"steps", "batch", "input_size"} <= dials.keys() or "network" not in spec:
         return _FLAT_SECONDS.get(kind, _UNKNOWN_SECONDS)
     steps = steps_of(dials, n_pretrain)
@@ -69,10 +71,17 @@ def device_seconds(kind: str, spec: Spec, *, n_eval: int = 0, n_pretrain: int = 
     return float(_START_SECONDS + area * (gflop / _GFLOP_PER_SECOND + views * _VIEW_SECONDS))
 
 
-def steps_of(dials: Mapping[str, Any], n_pretrain: int) -> int:
+def _probe_gflop(spec: Spec, dials: Mapping[str, Any]) -> float:
+    """Every labelled image once through the encoder; the layer on the features costs next to nothing."""
+    share = 1 - dials.get("validation_share", 0) - dials.get("evaluation_share", 0)
+    images = spec["data"]["n_train"] / (share * (spec["data"].get("fraction") or 1))
+    return float(images * _forward(spec, True) * (dials["input_size"] / 128) ** 2)
+
+
+def steps_of(dials: Mapping[str, Any], images: int) -> int:
     """Optimiser steps: `steps`, or those of the `epochs` where they are asked for and the images are known."""
-    if dials.get("epochs") and n_pretrain:
-        return math.ceil(float(dials["epochs"]) * n_pretrain / int(dials["batch"]))
+    if dials.get("epochs") and images:
+        return math.ceil(float(dials["epochs"]) * images / int(dials["batch"]))
     return int(dials.get("steps", 0))
 
 
@@ -93,12 +102,14 @@ def _pretrain_work(spec: Spec, dials: Mapping[str, Any], steps: int) -> tuple[fl
 
 def _finetune_work(spec: Spec, dials: Mapping[str, Any], n_eval: int) -> tuple[float, float]:
     """GFLOP at 128 x 128 pixels. Augmentation is one cheap resampling and counts for nothing."""
-    batch = min(dials["batch"], spec["data"].get("n_train") or dials["batch"])
+    n_train = spec["data"].get("n_train") or 0
+    batch, steps = min(dials["batch"], n_train or dials["batch"]), steps_of(dials, n_train)
     whole, encoder = _forward(spec, False), _forward(spec, True)
     learnt = whole - encoder if spec.get("frozen") else whole
-    trained = dials["steps"] * batch * (whole + _BACKWARD * learnt)
+    trained = steps * batch * (whole + _BACKWARD * learnt)
     curve = min(dials.get("curve_images", 0), n_eval or math.inf)
-    return trained + (n_eval + _points(dials, dials["steps"]) * curve) * whole, 0.0
+    points = 1 + dials["epochs"] if dials.get("epochs") else _points(dials, steps)
+    return trained + (n_eval + points * curve) * whole, 0.0
 
 
 def _points(dials: Mapping[str, Any], steps: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.plan.keys import canonical
 from trainables.data import AbsentData, DataError, Listing, WrongRequest, open_dataset, survey
-from trainables.data.split import training_size
+from trainables.data.split import probe_size, training_size
 from trainables.data.weight_files import weight_file
 
 WEIGHTS = "weights "  # stands before the format where a file of weights is examined like data
@@ -38,6 +38,15 @@ class DataFacts:
             return training_size(self.listing, fraction, literal), None
         except DataError as error:
             return literal, str(error)
+
+    def probe_size(self, fraction: float | None, shares: tuple[float, float, float]) -> tuple[int | None, str | None]:
+        """How many labelled images a probe trains on, or why that is impossible."""
+        if self.listing is None:
+            return None, self.absent
+        try:
+            return probe_size(self.listing, fraction, shares), None
+        except DataError as error:
+            return None, str(error)
 
     def counts(self, n_train: int | None) -> dict[str, int]:
         """Images that pretraining sees, and those that evaluate where `n_train` train; for `cost.device_seconds`."""

@@ -75,7 +75,13 @@ def _is_measured(record: Record) -> bool:
 
 
 def _steps(record: Record) -> int:
-    return steps_of(dials_of(record["kind"], record["spec"]), record.get("facts", {}).get("n_pretrain", 0))
+    return steps_of(dials_of(record["kind"], record["spec"]), _images(record))
+
+
+def _images(record: Record) -> int:
+    """How many images a stage has trained on."""
+    facts = record.get("facts", {})
+    return int(facts.get("n_pretrain", facts.get("n_train", 0)))
 
 
 def _ratio(record: Record) -> float:

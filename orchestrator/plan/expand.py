@@ -23,9 +23,11 @@ from orchestrator.plan.keys import canonical, stage_key
 from orchestrator.plan.stages import Cell, Labels, Plan, Stage, Study
 from orchestrator.plan.studies import lengths, objective_of, rungs, study_key, trial_cost
 from trainables.data import WrongRequest
-from trainables.settings import DATASET_OPTIONS, PRETEXT_SETTINGS, SECTIONS, PretrainSettings
+from trainables.settings import DATASET_OPTIONS, PRETEXT_SETTINGS, SECTIONS, PretrainSettings, ProbeSettings, parse
 from trainables.settings.datasets import PREPARE_SETTINGS
 
+COLORIZER = "eccv16-colorizer"  # of `trainables.data.weight_files.FORMATS`
+PSEUDO_COLOURS = "pseudo-colours"
 DataSpec = dict[str, Any]
 FactsOf = Callable[[DataSpec], DataFacts]
 
@@ -48,7 +50,8 @@ def stand_in(grid: Grid, dataset: str) -> str:
 def stand_ins_used(grid: Grid) -> dict[str, str]:
     """The datasets of the grid that others stand in for."""
     asked = {c.dataset for c in grid.columns} | {d for c in grid.columns for r in grid.rows if (d := _source(r, c))}
-    return {d: stand_in(grid, d) for d in sorted(asked) if stand_in(grid, d) != d}
+    colours = {f"the colorizer of {pretext}": PSEUDO_COLOURS for pretext in pseudo_coloured(grid)}
+    return {d: stand_in(grid, d) for d in sorted(asked) if stand_in(grid, d) != d} | colours
 
 
 def data_specs(grid: Grid) -> list[DataSpec]:
@@ -66,7 +69,10 @@ def _datasets(grid: Grid) -> list[str]:
 
 def weight_specs(grid: Grid) -> list[DataSpec]:
     """The weight files that a grid imports, in the form of data."""
-    return [_weights(import_of(grid, row.pretext)) for row in grid.rows if row.pretext and imported(grid, row.pretext)]
+    used = list(dict.fromkeys(row.pretext for row in grid.rows if row.pretext))
+    files = [_weights(import_of(grid, pretext)) for pretext in used if imported(grid, pretext)]
+    colorizers = [colorizer for pretext in used if (colorizer := colorizer_of(grid, pretext)) is not None]
+    return files + [_colorizer_file(file) for file in colorizers]
 
 
 def imported(grid: Grid, pretext: str) -> bool:
@@ -77,6 +83,25 @@ def imported(grid: Grid, pretext: str) -> bool:
 def import_of(grid: Grid, pretext: str) -> Import:
     """The file that a grid takes a pretext's weights from."""
     return Import.model_validate(grid.pretexts[pretext])
+
+
+def colorizer_of(grid: Grid, pretext: str) -> str | None:
+    """The file of the network that colours a pretext's pictures, "" for its usual place; None: no network does."""
+    dials = grid.pretexts.get(pretext, {}).get("prepare", {})
+    if dials.get("kind") != "colorize" or dials.get("colours", "network") != "network":
+        return None
+    return str(dials.get("file") or "")
+
+
+def pseudo_coloured(grid: Grid) -> list[str]:
+    """The pretexts of the grid whose colours are made up, so that their results are not the paper's."""
+    used = dict.fromkeys(row.pretext for row in grid.rows if row.pretext)
+    coloured = [p for p in used if grid.pretexts.get(p, {}).get("prepare", {}).get("kind") == "colorize"]
+    return [pretext for pretext in coloured if colorizer_of(grid, pretext) is None]
+
+
+def _colorizer_file(file: str) -> DataSpec:
+    return {"reader": f"{WEIGHTS}{COLORIZER}", "options": {"file": file}}
 
 
 def _weights(asked: Import) -> DataSpec:
@@ -127,28 +152,36 @@ class _Expansion:
 
     def _cells(self, row: Row, column: Column) -> list[Cell]:
         network = network_of(self.grid, row)
-        dials = check_section(SECTIONS["finetune"], {**self.grid.finetune, **row.finetune})
+        if row.scenario == "constant":
+            return self._constants(row, column, str(network["name"]))
+        kind = "probe" if row.scenario == "probe" else "finetune"
+        dials = check_section(SECTIONS[kind], {**getattr(self.grid, kind), **getattr(row, kind, {})})
         source = _source(row, column)
         parent = self._pretrain(row.pretext, source, network) if row.pretext and source else None
         cells = []
         fractions: list[float | None] = list(column.fractions) if column.fractions else [None]
         for fraction in fractions:
-            n_train, problem = self._train_size(column, fraction)
-            data = {**self._data[column.dataset], "fraction": fraction if n_train is None else None, "n_train": n_train}
             spec: dict[str, Any] = {
                 "scenario": row.scenario,
-                "frozen": row.frozen,
+                "frozen": row.frozen or kind == "probe",
                 "network": network,
-                "data": data,
-                "finetune": dials,
+                "data": dict(self._data[column.dataset]),
+                kind: dials,
                 "backend": self.backend,
             }
+            if kind == "probe":
+                n_train, problem = self._facts[column.dataset].probe_size(fraction, parse(ProbeSettings, dials).shares)
+                spec["data"] |= {"fraction": fraction, "n_train": n_train}
+                spec["pretrained"] = parent is not None
+            else:
+                n_train, problem = self._train_size(column, fraction)
+                spec["data"] |= {"fraction": fraction if n_train is None else None, "n_train": n_train}
             for seed in row.seeds if row.seeds is not None else self.grid.seeds:
-                stage = self._finetune(row, column, fraction, {**spec, "seed": seed}, parent, problem)
+                stage = self._leaf(kind, row, column, fraction, {**spec, "seed": seed}, parent, problem)
                 cells.append(
                     Cell(
                         scenario=row.scenario,
-                        frozen=row.frozen,
+                        frozen=spec["frozen"],
                         model=row.model,
                         pretext=row.pretext,
                         pretext_data=source,
@@ -162,6 +195,27 @@ class _Expansion:
                     )
                 )
         return cells
+
+    def _constants(self, row: Row, column: Column, network: str) -> list[Cell]:
+        """The given value of a data set, where there is one."""
+        if column.dataset not in row.constant:
+            return []
+        return [
+            Cell(
+                scenario=row.scenario,
+                frozen=row.frozen,
+                model=row.model,
+                pretext=None,
+                pretext_data=None,
+                network=network,
+                dataset=column.dataset,
+                fraction=None,
+                n_train=None,
+                seed=self.grid.seeds[0],
+                key="",
+                constant=row.constant[column.dataset],
+            )
+        ]
 
     def _train_size(self, column: Column, fraction: float | None) -> tuple[int | None, str | None]:
         """As `DataFacts.train_size`, once for all rows: drawing from 100,000 images takes a moment."""
@@ -208,16 +262,23 @@ class _Expansion:
         """The stage that makes what a pretext is trained on. Its pictures have the side that the pretext takes."""
         cls = PREPARE_SETTINGS[dials["kind"]]
         sized = {"size": pretrain["pretrain"]["input_size"]} if "size" in cls.__dataclass_fields__ else {}
-        spec = {
-            "data": self._data[source],
-            "prepare": check_section(cls, {**sized, **dials}),
-            "seed": self.grid.pretrain_seed,
-        }
+        checked = check_section(cls, {**sized, **dials})
+        file, parents = checked.pop("file", None), dict[str, str]()
+        spec = {"data": self._data[source], "prepare": checked, "seed": self.grid.pretrain_seed}
         actual = stand_in(self.grid, source)
         labels: Labels = {"pretext_data": actual, "seed": self.grid.pretrain_seed, "dataset": actual}
         name = f"{dials['kind']} | {actual}"
         facts = self._facts[source]
-        return self._stage("prepare", spec, {}, facts, name, labels, facts.absent)
+        blocked = facts.absent
+        if checked.get("colours") == "network":
+            colorizer = self._colorizer(file or "")
+            parents, blocked = {"colorizer": colorizer.key}, blocked or colorizer.blocked
+        return self._stage("prepare", spec, parents, facts, name, labels, blocked)
+
+    def _colorizer(self, file: str) -> Stage:
+        facts = self.facts_of(_colorizer_file(file))
+        spec = {"format": COLORIZER, "file": file or None}
+        return self._stage("import", spec, {}, facts, COLORIZER, {"pretext": COLORIZER}, facts.absent)
 
     def _import(self, pretext: str, source: str, network: dict[str, Any]) -> Stage:
         asked = import_of(self.grid, pretext)
@@ -291,8 +352,9 @@ class _Expansion:
         about = {"kind": "downstream", "metric": "dice", "direction": "maximize"}
         return {**about, "finetune": finetune, "data": facts.fingerprint}, problem
 
-    def _finetune(
+    def _leaf(
         self,
+        kind: str,
         row: Row,
         column: Column,
         fraction: float | None,
@@ -300,10 +362,11 @@ class _Expansion:
         parent: Stage | Study | None,
         problem: str | None,
     ) -> Stage:
+        """The stage of a cell: a finetune or a probe."""
         actual = stand_in(self.grid, column.dataset)
         labels: Labels = {
             "scenario": row.scenario,
-            "frozen": row.frozen,
+            "frozen": spec["frozen"],
             "model": row.model,
             "pretext": row.pretext,
             "pretext_data": parent.labels["pretext_data"] if parent else None,
@@ -313,12 +376,13 @@ class _Expansion:
             "seed": spec["seed"],
         }
         share = f" {fraction:.3g}" if fraction else ""
-        name = f"{row.scenario} {row.model} | {actual}{share} | seed {spec['seed']}"
+        start = row.model if kind == "probe" else f"{row.scenario} {row.model}"
+        name = f"{start} | {actual}{share} | seed {spec['seed']}"
         if problem is None and parent is not None and parent.blocked:
             problem = parent.blocked  # the root cause itself; `diff` tells at which stage it lies
         parents = {"pretrain": parent.key} if isinstance(parent, Stage) else {}
         awaits = {"pretrain": parent.key} if isinstance(parent, Study) else {}
-        return self._stage("finetune", spec, parents, self._facts[column.dataset], name, labels, problem, awaits)
+        return self._stage(kind, spec, parents, self._facts[column.dataset], name, labels, problem, awaits)
 
     def _stage(
         self,

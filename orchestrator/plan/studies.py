@@ -154,9 +154,9 @@ def trials_of(
 
 def _trial(proposal: Record, commit: Record | None, failure: Record | None) -> Trial:
     # In the order in which the space asked for them, which JSON files do not keep and Optuna's samplers rely on.
-    params = {name: proposal["params"][name] for name in proposal.get("order", proposal["params"])}
-    rest = (proposal[name] for name in ("distributions", "changes", "key"))
-    trial = Trial(proposal["number"], params, *rest)
+    order = proposal.get("order", proposal["params"])
+    params, distributions = ({name: proposal[part][name] for name in order} for part in ("params", "distributions"))
+    trial = Trial(proposal["number"], params, distributions, proposal["changes"], proposal["key"])
     if commit is not None:
         facts = commit["facts"]
         return replace(

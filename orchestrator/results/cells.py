@@ -50,7 +50,7 @@ def tidy(
     for cell in plan["cells"]:
         key = cell.get("key")
         axes = tuple(cell.get(axis) for axis in CELL_AXES)
-        tail = (key, (run_ids or {}).get(key, ""), stand_ins_of(cell, plan.get("stand_ins") or {}))
+        tail = (key, (run_ids or {}).get(key, ""), _stand_ins(cell, plan.get("stand_ins") or {}))
         rows += [
             (plan["grid"], *axes, outcome.metric, outcome.value, outcome.status, *tail, outcome.error)
             for outcome in outcomes(cell, asked, commits.get(key), failures.get(key))
@@ -78,10 +78,19 @@ def outcomes(
         yield from (Outcome(metric, None, status, error) for metric in asked)
 
 
+def _stand_ins(cell: Mapping[str, Any], stand_ins: Mapping[str, str]) -> str:
+    return stand_ins_of(cell, stand_ins) if cell.get("constant") is None else ""
+
+
 def stand_ins_of(axes: Mapping[str, Any], stand_ins: Mapping[str, str]) -> str:
-    """The stand-in data behind a cell or group, as `asked=used; ...`. The key `*` stands for every data set."""
+    """What stands in behind a cell or group, as `asked=used; ...`: data, and made-up colours for a pretext's pictures.
+
+    The key `*` stands for every data set.
+    """
     names = dict.fromkeys(name for name in (axes.get("pretext_data"), axes.get("dataset")) if name)
     used = {name: stand_ins.get(name, stand_ins.get("*", name)) for name in names}
+    colorizer = f"the colorizer of {axes.get('pretext')}"
+    used |= {colorizer: stand_ins[colorizer]} if colorizer in stand_ins else {}
     return "; ".join(f"{name}={stand_in}" for name, stand_in in used.items() if stand_in != name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 DATASETS = {
     "shapes": "Shapes",
+    "textures": "Shapes by texture",
     "flowers17": "Flowers 17",
     "flowers102": "Flowers 102",
     "pets": "Oxford Pets",

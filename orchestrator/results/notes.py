@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from orchestrator.plan.expand import PSEUDO_COLOURS
 from orchestrator.results.labels import DATASETS, METRICS
 from orchestrator.results.layout import CONSTANT_MARK
 from orchestrator.results.table import Table
@@ -59,7 +60,8 @@ def _departures(table: Table) -> Iterator[str]:
     if plan.get("only"):
         yield f"Restricted to {', '.join(map(str, plan['only']))}."
     for used, asked in _served_by(plan.get("stand_ins") or {}).items():
-        yield f"Stand-in data: {DATASETS.get(used, used)} in place of {', '.join(asked)}."
+        what = "Not the paper's colours" if used == PSEUDO_COLOURS else "Stand-in data"
+        yield f"{what}: {DATASETS.get(used, used)} in place of {', '.join(asked)}."
 
 
 def _served_by(stand_ins: Mapping[str, str]) -> dict[str, list[str]]:

@@ -127,7 +127,7 @@ def _groups(plan: Mapping[str, Any], asked: pd.DataFrame) -> list[Group]:
                 blocked=int(blocked),
                 missing=int(missing),
                 constant=bool(constant),
-                stand_ins=stand_ins_of(axes, stand_ins),
+                stand_ins="" if constant else stand_ins_of(axes, stand_ins),
             )
         )
     return groups

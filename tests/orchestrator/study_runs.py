@@ -33,10 +33,7 @@ pretexts:
 TUNE = {"space": "learning-rate", "trials": 4, "lengths": "[0.5, 1]", "pruning": "{rule: asha}", "startup": 2}
 TINY = ["--set", "finetune.steps=2", "--set", "network.width=4", "--set", "datasets.shapes.count=40"]
 TINY += ["--set", "datasets.shapes.size=32"]
-DIVERGING = [
-    "--set",
-    "pretexts.reconstruction.pretrain={optimizer: sgd, steps: 8, report_every: 2, learning_rate: RATE}",
-]
+DIVERGING = "pretexts.reconstruction.pretrain={optimizer: sgd, steps: 8, report_every: 2, learning_rate: RATE}"
 
 
 def tuned(folder: Path, **tune: Any) -> str:

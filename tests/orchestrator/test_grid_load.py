@@ -42,7 +42,7 @@ WRONG = {
     "key of backend": (*end("backend: {precison: float32}"), 14, "'backend.precison'; did you mean 'precision'?"),
     "key of pretrain": (*end("pretrain:\n  stepz: 1"), 15, "unknown key 'pretrain.stepz'; did you mean 'steps'?"),
     "key of finetune": (*end("finetune: {stepz: 1}"), 14, "unknown key 'finetune.stepz'; did you mean 'steps'?"),
-    "far key": (*end("finetune: {zzz: 1}"), 14, "allowed: batch, crop_area"),
+    "far key": (*end("finetune: {zzz: 1}"), 14, "allowed: batch, "),
     "key of a row's finetune": (
         "pretext: conrec",
         "pretext: conrec\n    finetune: {stepz: 1}",
@@ -103,7 +103,7 @@ WRONG = {
     "no title": ("title: Mine\n", "", None, "title is missing"),
     "no rows": (ROWS, "", None, "rows is missing"),
     # Names that stand for nothing
-    "scenario": ("scenario: seg-enc", "scenario: seg-encc", 6, "'seg-enc-dec' or 'seg-enc', but got 'seg-encc'"),
+    "scenario": ("scenario: seg-enc", "scenario: seg-encc", 6, "'probe' or 'constant', but got 'seg-encc'"),
     "profile": ("profile: smoke", "profile: smok", 3, "profile smok: no such profile; did you mean 'smoke'?"),
     "pretext": (
         "pretext: conrec",

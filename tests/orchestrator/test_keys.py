@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -35,12 +36,16 @@ def other_value(cls: type, dial: dataclasses.Field) -> Any:
     hint = get_type_hints(cls)[dial.name]
     default = dial.default if dial.default is not dataclasses.MISSING else dial.default_factory()
     limits = dict(dial.metadata)
+    if type(None) in get_args(hint):  # a number, or nothing
+        return 3
+    if hint is bool:
+        return not default
     if get_origin(hint) is tuple:
         choices = get_args(get_args(hint)[0])
-        return [c for c in choices if [c] != list(default)][:1] if choices else [7]
+        return [c for c in choices if [c] != list(default)][:1] if choices else ["x"] if str in get_args(hint) else [7]
     if not isinstance(hint, type):  # Literal, Mapping
         choices = get_args(hint)
-        return {"9": "car"} if get_origin(hint) is not None and dict in map(type, (default,)) else next(
+        return {"9": "car"} if get_origin(hint) is not None and isinstance(default, Mapping) else next(
             (c for c in choices if c != default), None
         )  # fmt: skip
     if hint is str:
@@ -71,6 +76,7 @@ def specs() -> dict[str, tuple[str, dict[str, Any]]]:
     }  # fmt: skip
     made: dict[str, tuple[str, dict[str, Any]]] = {}
     made |= dict.fromkeys(("network", "backend", "finetune"), ("finetune", finetune))
+    made["probe"] = ("probe", {**base, "scenario": "probe", "probe": sections["probe"], "data": data})
     for name in PRETEXT_SETTINGS:
         pretrain = {**base, "pretext": sections[f"pretexts.{name}"], "pretrain": sections["pretrain"], "data": data}
         made[f"pretexts.{name}"] = made["pretrain"] = ("pretrain", pretrain)

@@ -118,8 +118,7 @@ def test_every_space_tunes_dials_that_exist(name: str) -> None:
         known = {f"pretrain.{dial}" for dial in PretrainSettings.__dataclass_fields__}
         assert set(changes) <= known | set(PRETEXT_SETTINGS[method].__dataclass_fields__)
         assert "pretrain.steps" in changes
-        found = [propose(asked, [trial(n, value=1.0) for n in range(k)]).changes for k in (0, 1)]
-        assert all(trial_stage(asked, changes).kind == "trial" for changes in found)
+        assert len({trial.key for trial in all_proposals(asked, 3)}) == (2 if name == "length" else 3)
 
 
 def test_what_scales_the_loss_is_tuned_only_where_trials_stay_comparable() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from tests.contracts.dataset_contract import DatasetContract
 from tests.trainables import data_trees as trees
-from trainables.data import READERS, DataError, open_dataset, survey
+from trainables.data import READERS, DataError, open_dataset, shapes, survey
 from trainables.data.stack import load_stack
 from trainables.settings import DATASET_OPTIONS
 
@@ -37,6 +38,36 @@ class TestShapes(DatasetContract):
     @pytest.fixture
     def listing(self):
         return open_dataset("shapes", "nowhere", {"count": 12, "size": 24, "seed": 3})
+
+
+class TestTextures(DatasetContract):
+    @pytest.fixture
+    def listing(self):
+        return open_dataset("textures", "nowhere", {"count": 12, "size": 24, "seed": 3})
+
+    def test_they_are_the_shapes_with_the_texture_that_is_painted(self, listing, monkeypatch):
+        """Of the choices that painting makes, the one between three that belongs to no shape is the texture's."""
+        drawn = []
+
+        class Noting(np.random.RandomState):
+            def randint(self, *limits):
+                drawn.append((limits, value := super().randint(*limits)))
+                return value
+
+        monkeypatch.setattr(shapes, "Random", Noting)
+        paint = open_dataset("shapes", "nowhere", {"count": 12, "size": 24, "seed": 3}).draw
+        for number, label in enumerate(listing.labels):
+            drawn.clear()
+            image, mask = paint(number)
+            textures = [
+                value for (before, _), (limits, value) in pairwise(drawn) if limits == (3,) and before != (3, 7)
+            ]
+            assert textures == [label]  # of a shape the kind follows its number of corners
+            assert np.array_equal(listing.draw(number)[0], image) and np.array_equal(listing.draw(number)[1], mask)
+
+    def test_official_parts(self, listing):
+        assert (listing.train, listing.evaluation, listing.pool) == (tuple(range(9)), (9, 10, 11), ())
+        assert listing.pretrain == listing.train and len(listing.labelled) == 12
 
 
 class TestFlowers17Colour(DatasetContract):

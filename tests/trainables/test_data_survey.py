@@ -97,6 +97,7 @@ def test_a_broken_manifest_is_made_anew(folder, tmp_path, content):
     reference, _ = decoded(listing_of(folder), tmp_path / "cache")
     (manifest,) = (tmp_path / "cache" / "manifests").iterdir()
     manifest.write_bytes(content)
+    shutil.rmtree(tmp_path / "cache" / "verdicts")
     assert decoded(listing_of(folder), tmp_path / "cache") == (reference, 12)
     assert decoded(listing_of(folder), tmp_path / "cache") == (reference, 0)
 
@@ -108,7 +109,32 @@ def test_a_broken_record_is_made_anew(folder, tmp_path, record):
     content = json.loads(manifest.read_bytes())
     content["files"]["images/p0.png"] = record
     manifest.write_text(json.dumps(content))
+    shutil.rmtree(tmp_path / "cache" / "verdicts")
     assert decoded(listing_of(folder), tmp_path / "cache") == (reference, 1)
+
+
+def test_a_kept_verdict_needs_no_records(folder, tmp_path):
+    reference, _ = decoded(listing_of(folder), tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache" / "manifests")
+    found, count = decoded(listing_of(folder), tmp_path / "cache")
+    assert (found, count) == (reference, 0)
+    assert found.files == reference.files  # decoded anew, as somebody asks
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"fingerprint": 3}', b"\xff"])
+def test_a_broken_verdict_is_made_anew(folder, tmp_path, content):
+    reference, _ = decoded(listing_of(folder), tmp_path / "cache")
+    (verdict,) = (tmp_path / "cache" / "verdicts").iterdir()
+    verdict.write_bytes(content)
+    assert decoded(listing_of(folder), tmp_path / "cache") == (reference, 0)
+    assert json.loads(verdict.read_bytes()) == {"fingerprint": reference.fingerprint}
+
+
+def test_a_faulty_set_has_no_verdict(folder, tmp_path):
+    (folder / "masks" / "p0.png").write_bytes(b"no picture")
+    for _ in range(2):
+        assert survey(listing_of(folder), cache_dir=tmp_path / "cache").problems
+    assert not (tmp_path / "cache" / "verdicts").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(folder, tmp_path):

@@ -38,6 +38,7 @@ def parts_equal(a, b):
         ("random-init", set()),
         ("cls-enc", {"encoder"}),
         ("seg-enc", {"encoder"}),
+        ("probe", {"encoder"}),
         ("seg-enc-dec", {"encoder", "skips", "decoder", "head"}),
     ],
 )
@@ -50,7 +51,7 @@ def test_parts_taken_over(scenario, taken):
 
 
 def test_every_scenario_of_the_paper_is_there():
-    assert set(SCENARIOS) == {"random-init", "cls-enc", "seg-enc-dec", "seg-enc"}
+    assert set(SCENARIOS) == {"random-init", "cls-enc", "seg-enc-dec", "seg-enc", "probe"}
 
 
 def test_head_of_another_shape_stays_random():

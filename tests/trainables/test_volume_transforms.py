@@ -1,6 +1,7 @@
 """The deformations of Models Genesis against slow ones that follow its rules voxel block by voxel block."""
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def slow_bend(values, points, turned):
     t = np.linspace(1, 0, 100_000)[:, None]
     level = [np.array(p)[None].repeat(100_000, 0) for p in ([0, 0], points[:2], points[2:], [1, 1])]
     while len(level) > 1:
-        level = [a * (1 - t) + b * t for a, b in zip(level, level[1:], strict=False)]
+        level = [a * (1 - t) + b * t for a, b in pairwise(level)]
     x, y = level[0].T
     return np.interp(values, np.sort(x), y if turned else np.sort(y))
 
@@ -157,7 +158,7 @@ def test_curves_are_those_of_the_slow_ones():
 def test_bent_cubes_stay_in_the_unit_range():
     cubes, x, y, draws = deformed(8, nonlinear=1.0)
     assert len(draws.bent) == 8 and torch.equal(y, cubes)
-    assert 0 <= x.min() and x.max() <= 1 and not torch.equal(x, y)
+    assert x.min() >= 0 and x.max() <= 1 and not torch.equal(x, y)
 
 
 def slow_regions(sides, outside, rng):
@@ -209,7 +210,7 @@ def test_painted_voxels_are_uniform_noise_and_the_others_stay():
     assert torch.equal(x[:, 0][~painted], cubes[:, 0][~painted])
     noise = x[:, 0][painted]
     assert noise.mean().item() == pytest.approx(0.5, abs=0.02) and noise.var().item() == pytest.approx(1 / 12, abs=0.01)
-    assert 0 <= noise.min() and noise.max() < 1
+    assert noise.min() >= 0 and noise.max() < 1
 
 
 def test_each_deformation_has_its_probability():

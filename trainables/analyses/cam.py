@@ -65,13 +65,10 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
         for place, a in enumerate(names)
         for b in names[place + 1 :]
     }
-    facts = {
-        "images": [listing.images[number] for number in numbers],
-        "models": names,
-        "predicted": {name: [_class(listing, c) for c in classes] for name, classes in predicted.items()},
-    }
+    told = {name: [_class(listing, c) for c in classes] for name, classes in predicted.items()}
+    facts = {"images": [listing.images[number] for number in numbers], "models": names, "predicted": told}
     drawn_maps = {name: _scaled(found_maps, settings.input_size) for name, found_maps in maps.items()}
-    figure = _draw(stack.images[: settings.count], drawn_maps, facts["predicted"])
+    figure = _draw(stack.images[: settings.count], drawn_maps, told)
     return Result(metrics, facts=facts, files={"cam.png": figure})
 
 
@@ -118,7 +115,7 @@ def _numbers(listing: Listing, settings: CAMSettings, seed: int) -> list[int]:
 @torch.no_grad()
 def _features(network: Mapping[str, Any], images: Tensor, name: str, context: Context) -> Tensor:
     encoder = load_encoder(network, parent_weights(context, name), name, context.device)
-    parts = [encoder(part.to(context.device).float() / 255)[-1].cpu() for part in images.split(16)]
+    parts = [encoder(part.to(context.device).float() / 255)[-1].cpu() for part in torch.split(images, 16)]
     return torch.cat(parts)
 
 

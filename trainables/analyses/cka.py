@@ -92,7 +92,7 @@ def _compare(
 
     def features(encoder: nn.Module, rows: Tensor) -> Tensor:
         nonlocal done
-        parts = [encode(encoder, images[part], context.device) for part in rows.split(settings.batch)]
+        parts = [encode(encoder, images[part], context.device) for part in torch.split(rows, settings.batch)]
         context.progress(done := done + 1, 0)
         return torch.cat(parts)
 

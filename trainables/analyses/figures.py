@@ -59,7 +59,7 @@ def method_colors(names: Iterable[str]) -> dict[str, str]:
 
 def heat(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Values in [0, 1] as colours, [..., 3]: dark for 0, bright for 1."""
-    return mpl.colormaps[HEAT](values, bytes=True)[..., :3]  # type: ignore[no-any-return]
+    return mpl.colormaps[HEAT](values, bytes=True)[..., :3]
 
 
 @contextmanager

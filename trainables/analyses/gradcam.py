@@ -1,7 +1,8 @@
 """Where a classifier looks: GradCAM on the encoder's output [Selvaraju et al. 2017; P1 §5.1, Fig. 5c].
 
-Weighed: pytorch-grad-cam needs OpenCV, scikit-learn and three more; captum pins NumPy below 2. Both find the layer by
-hooks; our networks hand it out, and what is left are the few lines of `grad_cam`. A test holds them against captum.
+Weighed: pytorch-grad-cam (wants OpenCV, scikit-learn and more) and captum (small, well kept). Both find a layer by
+hooks and need a wrapper around networks that return several maps, as ours do; since those hand out the very map, what
+is left are the few lines of `grad_cam`. A test holds them against captum.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _maps(
     """Maps [N, S, S], bilinearly brought to the images' size, and the probabilities of the classes [N, C]."""
     assert samples.labels is not None
     maps, probabilities = [], []
-    for part in rows.split(settings.batch):
+    for part in torch.split(rows, settings.batch):
         features = model.encoder(samples.images[part].to(device).float() / 255)[-1]
         binary = model.classes == 2
         targets = torch.zeros(len(part), dtype=torch.int64) if binary else samples.labels[part]
@@ -154,7 +155,7 @@ def _draw(
     titles = [names[int(labels[place])] for place in shown]
     rows = [
         Row([Panel(p, title) for p, title in zip(pictures, titles, strict=True)], "input"),
-        Row([Panel(heat(h)) for h in heights], "map"),
+        Row([Panel(heat(h)) for h in heights], "GradCAM map"),
         Row([Panel(over(*pair), "", note) for *pair, note in zip(pictures, heights, notes, strict=True)], "overlay"),
     ]
     what = f'evidence for "{names[1]}"' if len(names) == 2 else "evidence for the class"

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from trainables.analyses.figures import blank, heat, png, style
@@ -20,7 +21,6 @@ Pixels = NDArray[np.uint8]
 Entry = tuple[str, Colour | None]  # of a legend
 GAP, LINE = 0.06, 0.125  # inches: between pictures, and a line of text
 TEXT = 7.0  # points
-PAPER = 255
 _OPACITY = 0.45
 
 
@@ -45,7 +45,7 @@ class Row:
 def draw_grid(
     rows: Sequence[Row], width: float, *, columns: int = 0, legend: Sequence[Entry] = (), scale: str = ""
 ) -> bytes:
-    """A PNG of rows of square panels.
+    """A PNG of rows of pictures, the longer side of each as long as a column is wide; rows as high as they need.
 
     Args:
         width: of the figure, in inches.
@@ -58,17 +58,17 @@ def draw_grid(
         left = 2 * LINE + GAP if any(row.label for row in rows) else 0.0
         side = (width - left - GAP * (columns - 1)) / columns
         measure = blank(width, 1)
-        texts = [[_wrapped(measure, [p and p.title for p in row.panels], side),
-                  _wrapped(measure, [p and p.note for p in row.panels], side)] for row in rows]  # fmt: skip
-        heights = [_height(above) + side + _height(below) + GAP for above, below in texts]
+        texts = [[_wrapped(measure, [p.title if p else "" for p in row.panels], side),
+                  _wrapped(measure, [p.note if p else "" for p in row.panels], side)] for row in rows]  # fmt: skip
+        sizes = [(side, max(side * _aspect(row), _text_width(measure, row.label, TEXT + 1))) for row in rows]
+        heights = [_height(a) + size[1] + _height(b) + GAP for (a, b), size in zip(texts, sizes, strict=True)]
         lines = _legend_lines(measure, legend, width - left)
-        height = (
-            sum(heights) + 2 * GAP * sum(row.apart for row in rows) + 1.3 * LINE * len(lines) + 3 * LINE * bool(scale)
-        )
+        below_all = 1.3 * LINE * len(lines) + 3 * LINE * bool(scale)
+        height = sum(heights) + 2 * GAP * sum(row.apart for row in rows) + below_all
         figure, top = blank(width, height), height
-        for row, (above, below), needed in zip(rows, texts, heights, strict=True):
+        for row, (above, below), size, needed in zip(rows, texts, sizes, heights, strict=True):
             top -= 2 * GAP * row.apart
-            _draw_row(figure, row, above, below, (left, top - _height(above) - side, side))
+            _draw_row(figure, row, above, below, (left, top - _height(above) - size[1], *size))
             top -= needed
         for number, line in enumerate(reversed(lines)):
             _draw_legend(figure, line, left, (1.3 * number + 0.2) * LINE + 3 * LINE * bool(scale))
@@ -78,27 +78,34 @@ def draw_grid(
 
 
 def _draw_row(
-    figure: Figure, row: Row, above: list[list[str]], below: list[list[str]], place: tuple[float, float, float]
+    figure: Figure, row: Row, above: list[list[str]], below: list[list[str]], place: tuple[float, float, float, float]
 ) -> None:
-    """`place`: left end, bottom and side of the row's panels, in inches."""
-    left, bottom, side = place
+    """`place`: left end and bottom of the row, width and height of a cell of it, in inches."""
+    left, bottom, side, high = place
     width, height = figure.get_size_inches()
     for column, panel in enumerate(row.panels):
         if panel is None:
             continue
         x = left + column * (side + GAP)
-        axes = figure.add_axes((x / width, bottom / height, side / width, side / height))
+        axes = figure.add_axes((x / width, bottom / height, side / width, high / height))
         axes.set_axis_off()
-        axes.imshow(panel.pixels)
-        middle = (x + side / 2) / width
-        how = {"ha": "center", "fontsize": TEXT, "linespacing": 1.15}
-        figure.text(middle, (bottom + side + 0.03) / height, "\n".join(above[column]), va="bottom", **how)
-        figure.text(middle, (bottom - 0.03) / height, "\n".join(below[column]), va="top", color="#333333", **how)
+        axes.imshow(panel.pixels, interpolation="hanning")
+        middle = x + side / 2
+        _write(figure, above[column], middle, bottom + high + 0.05 + LINE * (len(above[column]) - 1))
+        _write(figure, below[column], middle, bottom - LINE)
     if row.label:
         x = (left - GAP - LINE / 2) / width
         figure.text(
-            x, (bottom + side / 2) / height, row.label, rotation=90, va="center", ha="center", fontsize=TEXT + 1
+            x, (bottom + high / 2) / height, row.label, rotation=90, va="center", ha="center", fontsize=TEXT + 1
         )
+
+
+def _write(figure: Figure, lines: Sequence[str], middle: float, baseline: float) -> None:
+    """Centred lines of text; `baseline` of the first, in inches."""
+    width, height = figure.get_size_inches()
+    for number, line in enumerate(lines):
+        y = (baseline - number * LINE) / height
+        figure.text(middle / width, y, line, ha="center", va="baseline", fontsize=TEXT)
 
 
 def _legend_lines(figure: Figure, legend: Sequence[Entry], width: float) -> list[list[Entry]]:
@@ -136,12 +143,12 @@ def _draw_scale(figure: Figure, label: str, left: float) -> None:
     figure.text((left + 1.75) / width, 1.85 * LINE / height, label, va="center_baseline", fontsize=TEXT)
 
 
-def _wrapped(figure: Figure, texts: Sequence[str | None], width: float) -> list[list[str]]:
+def _wrapped(figure: Figure, texts: Sequence[str], width: float) -> list[list[str]]:
     """Each text in lines of at most `width` inches; a longer word stays whole."""
     wrapped = []
     for text in texts:
         lines: list[str] = []
-        for word in (text or "").split(" "):
+        for word in text.split(" "):
             longer = f"{lines[-1]} {word}" if lines else word
             if lines and _text_width(figure, longer) <= width:
                 lines[-1] = longer
@@ -151,11 +158,18 @@ def _wrapped(figure: Figure, texts: Sequence[str | None], width: float) -> list[
     return wrapped
 
 
-def _text_width(figure: Figure, text: str) -> float:
+def _aspect(row: Row) -> float:
+    """Height of the highest picture as a share of the longer sides."""
+    shapes = (panel.pixels.shape for panel in row.panels if panel)
+    return max((height / max(height, width) for height, width, _ in shapes), default=1.0)
+
+
+def _text_width(figure: Figure, text: str, size: float = TEXT) -> float:
     """In inches."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
-    pixels, _, _ = canvas.get_renderer().get_text_width_height_descent(text, FontProperties(size=TEXT), False)
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    pixels, _, _ = renderer.get_text_width_height_descent(text, FontProperties(size=size), False)
     return float(pixels) / float(figure.dpi)
 
 
@@ -165,10 +179,10 @@ def _height(texts: list[list[str]]) -> float:
 
 
 def picture(image: Tensor, box: Tensor | None = None) -> Pixels:
-    """[H, W, 3] of an image [C, H, W], uint8 or float in [0, 1]; white outside of `box` (top, left, height, width)."""
+    """[H, W, 3] of an image [C, H, W], uint8 or float in [0, 1]; of `box` (top, left, height, width) alone."""
     values = image if not image.is_floating_point() else (image.clamp(0, 1) * 255).round().byte()
     pixels = values.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy().copy()
-    return pixels if box is None else _framed(pixels, box.tolist())
+    return pixels if box is None else _cut(pixels, box.tolist())
 
 
 def overlay(image: Tensor, mask: Tensor, box: Tensor, colours: Sequence[Colour | None]) -> Pixels:
@@ -180,10 +194,12 @@ def overlay(image: Tensor, mask: Tensor, box: Tensor, colours: Sequence[Colour |
         colours: by class number; None: left as it is.
 
     Returns:
-        [2H, 2W, 3], so that outlines are thinner than a pixel of the mask.
+        The box alone, with twice the pixels, so that outlines are thinner than a pixel of the mask.
     """
-    painted = _doubled(picture(image)).astype(np.float64)
-    classes = _doubled(mask.cpu().numpy())
+    plain = Image.fromarray(picture(image, box))
+    smooth = plain.resize((2 * plain.width, 2 * plain.height), Image.Resampling.BICUBIC)
+    painted = np.asarray(smooth).astype(np.float64)
+    classes = _cut(mask.cpu().numpy(), box.tolist()).repeat(2, axis=0).repeat(2, axis=1)
     edges = _edges(classes)
     for number, colour in enumerate(colours):
         if colour is not None:
@@ -193,7 +209,7 @@ def overlay(image: Tensor, mask: Tensor, box: Tensor, colours: Sequence[Colour |
     rows, columns = np.indices(classes.shape)
     hatched = (classes == IGNORE) & ((rows + columns) % 8 < 3)
     painted[hatched] = 0.4 * painted[hatched] + 0.6 * 255
-    return _framed(painted.round().astype(np.uint8), [2 * side for side in box.tolist()])
+    return painted.round().astype(np.uint8)
 
 
 def has_void(masks: Tensor, boxes: Tensor) -> bool:
@@ -204,16 +220,9 @@ def has_void(masks: Tensor, boxes: Tensor) -> bool:
     )
 
 
-def _framed(pixels: Pixels, box: list[int]) -> Pixels:
-    """White outside of `box`."""
+def _cut(pixels: Pixels, box: list[int]) -> Pixels:
     top, left, height, width = box
-    framed = np.full_like(pixels, PAPER)
-    framed[top : top + height, left : left + width] = pixels[top : top + height, left : left + width]
-    return framed
-
-
-def _doubled(pixels: Pixels) -> Pixels:
-    return pixels.repeat(2, axis=0).repeat(2, axis=1)
+    return pixels[top : top + height, left : left + width]
 
 
 def _edges(classes: Pixels) -> NDArray[np.bool_]:

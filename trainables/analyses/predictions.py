@@ -139,7 +139,8 @@ def _draw(shown: Sequence[_Shown], columns: int) -> bytes:
         else:
             lines = [line[first : first + columns] for line in cells for first in range(0, wide, columns)]
         label = panel.panel.title if len(shown) > 1 else ""
-        rows += [Row(line, label, apart=wide > columns and line[0].title == "image" and bool(rows)) for line in lines]
+        for line in lines:
+            rows.append(Row(line, label, apart=wide > columns and line[0].title == "image" and bool(rows)))
     legend: list[Entry] = [(" / ".join(dict.fromkeys(panel.target for panel in shown)), FEW[0])]
     if any(panel.stack.masks is not None and has_void(panel.stack.masks, panel.stack.boxes) for panel in shown):
         legend.append(("hatched: not counted", None))

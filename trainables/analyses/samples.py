@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def _listed(
 ) -> _Found:
     task = members(listing, panel.part)
     names = {number: _label_name(listing, number) for number in task}
-    groups = _groups(panel, sorted(set(names.values()) - {""}))
+    groups = _groups(panel, _in_order(listing, task))
     numbers = [
         number
         for name in groups
@@ -107,6 +108,12 @@ def _label_name(listing: Listing, number: int) -> str:
     return listing.label_names[label] if listing.label_names else f"class {label}"
 
 
+def _in_order(listing: Listing, numbers: Sequence[int]) -> list[str]:
+    """The names of the labels that these images have, in the order of the labels' numbers."""
+    found = {label: n for n in numbers if (label := listing.labels[n]) is not None}
+    return [_label_name(listing, found[label]) for label in sorted(found)]
+
+
 def _groups(panel: SamplesPanel, known: Sequence[str]) -> list[str]:
     """The labels that are shown one after another; [""]: whatever the label."""
     if panel.label and panel.label not in known:
@@ -125,8 +132,8 @@ def _counts(title: str, listing: Listing, found: Survey, task: Sequence[int]) ->
         if part != "pretrain":  # its masks, if it has any, are of no use there but to supervised pretexts
             held = Counter(name for number in numbers for name in _classes_of(listing, found, number))
             yield from ((title, part, "class", name, held[name]) for name in listing.classes)
-        labels = Counter(name for number in numbers if (name := _label_name(listing, number)))
-        yield from ((title, part, "label", name, count) for name, count in sorted(labels.items()))
+        labels = Counter(_label_name(listing, number) for number in numbers)
+        yield from ((title, part, "label", name, labels[name]) for name in _in_order(listing, numbers))
 
 
 def _classes_of(listing: Listing, found: Survey, number: int) -> set[str]:
@@ -138,7 +145,7 @@ def _classes_of(listing: Listing, found: Survey, number: int) -> set[str]:
     held = (
         {listing.mask_values.get(value) for value in values}
         if values is not None
-        else set(torch.from_numpy(read_mask(listing, number)).unique().tolist())
+        else set(np.unique(read_mask(listing, number)).tolist())
     )
     return {name for place, name in enumerate(listing.classes) if place in held}
 
@@ -183,6 +190,8 @@ def _prepared_counts(
 def _draw(shown: Sequence[_Found], columns: int) -> bytes:
     rows: list[Row] = []
     legend: dict[Entry, None] = {}
+    targets = {found.classes[1] for found in shown if len(found.classes) == 2 and found.stack.masks is not None}
+    target = targets.pop() if len(targets) == 1 else "object"
     void = False
     for found in shown:
         colours = class_colours(found.classes)
@@ -195,7 +204,7 @@ def _draw(shown: Sequence[_Found], columns: int) -> bytes:
         ]
         masks = found.stack.masks
         if masks is not None:
-            legend |= dict.fromkeys(_legend(found.classes, colours, masks))
+            legend |= dict.fromkeys(_legend(found.classes, colours, masks, target))
             void = void or has_void(masks, found.stack.boxes)
     entries = list(legend)
     return draw_grid(rows, PAGE, columns=columns, legend=entries + ([("hatched: not counted", None)] if void else []))
@@ -211,10 +220,10 @@ def _cells(found: _Found, place: int, colours: Sequence[Colour | None]) -> list[
     return [plain, marked] if found.panel.show == "pairs" else [marked]
 
 
-def _legend(classes: Sequence[str], colours: Sequence[Colour | None], masks: Tensor) -> Iterator[Entry]:
-    """Of a binary task the colour is that of "object", whatever it is; of more classes those that are seen."""
+def _legend(classes: Sequence[str], colours: Sequence[Colour | None], masks: Tensor, target: str) -> Iterator[Entry]:
+    """The object of a binary task as `target`; of more classes those that are seen."""
     if len(classes) == 2:
-        yield "object", colours[1]
+        yield target, colours[1]
         return
-    seen = set(masks.unique().tolist())
+    seen = set(np.unique(masks.numpy()).tolist())
     yield from ((name, colours[n]) for n, name in enumerate(classes) if n in seen and colours[n] is not None)

@@ -59,7 +59,8 @@ def cka_minibatch(
             all pairs have met. One more pass goes before, for the means.
         generator: of the CPU; puts the images in random order.
     """
-    blocks = torch.randperm(count, generator=generator).split(max(1, minibatch // 2))
+    order = torch.randperm(count, generator=generator)
+    blocks = torch.split(order, max(1, minibatch // 2))
     rounds = list(_rounds(len(blocks)))
     taken = rounds[: -(-_ENOUGH // (count * minibatch)) if passes is None else passes]
     means = _means(features_of, blocks)
@@ -86,7 +87,7 @@ def gram(features: Tensor) -> Tensor:
     """Gram matrix [n, n] in float64 of features [n, ...], flattened, each centred over the images."""
     flat = features.flatten(1)
     matrix = torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device)
-    for columns in flat.split(_COLUMNS, dim=1):
+    for columns in torch.split(flat, _COLUMNS, dim=1):
         exact = columns.double()
         exact = exact - exact.mean(dim=0)
         matrix.addmm_(exact, exact.T)
@@ -121,7 +122,8 @@ def _hollow(matrix: Tensor) -> Tensor:
 
 def _means(features_of: Callable[[Tensor], Sequence[Tensor]], blocks: Sequence[Tensor]) -> list[Tensor]:
     """Mean features [d] of each model, in float64."""
-    count, totals = sum(map(len, blocks)), []
+    count = sum(map(len, blocks))
+    totals: list[Tensor] = []
     for rows in blocks:
         sums = [f.flatten(1).sum(dim=0, dtype=torch.float64) for f in features_of(rows)]
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums

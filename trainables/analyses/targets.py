@@ -14,7 +14,7 @@ from trainables.analyses.grids import Panel, Row, draw_grid, picture
 from trainables.analyses.models import load_conrec, parent_weights
 from trainables.context import Context, Result
 from trainables.data.stack import ImageStack, load_stack
-from trainables.pretexts.decoding import TASKS
+from trainables.pretexts.decoding import TASKS, DecodingHeads
 from trainables.pretexts.masks import KINDS, MaskDraws, Masked, apply_masks, draw_masks
 from trainables.pretexts.views import Views, two_views
 from trainables.randomness import generator
@@ -58,20 +58,26 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
         cache_dir=context.cache_dir,
     )
     views, masked, kinds = _views(stack, settings.input_size, seed)
-    targets = {task: TASKS[task][1](views, masked) for task in settings.tasks}
+    targets: dict[str, Tensor] = {task: TASKS[task][1](views, masked) for task in settings.tasks}
     answers = _answers(spec, settings, masked.images, context)
+    drawing = draw_grid(_rows(masked.images, targets, answers, kinds), PAGE)
+    errors = {f"mse/{task}": float((answer - targets[task]).square().mean()) for task, answer in answers.items()}
+    names = [listing.images[number] for number in numbers]
+    return Result(errors, facts={"images": names, "kinds": kinds}, files={"targets.png": drawing})
+
+
+def _rows(inputs: Tensor, targets: dict[str, Tensor], answers: dict[str, Tensor], kinds: list[str]) -> list[Row]:
+    """For each image its input and targets, with titles above the first, and the answers below."""
+    names = ["input", *(NAMES[task] for task in targets)]
+    titles = [f"({letter}) {name}" for letter, name in zip("abcde", names, strict=False)]
     rows = []
     for place, kind in enumerate(kinds):
-        titles = ["input", *(NAMES[task] for task in settings.tasks)] if place == 0 else [""] * 5
-        titles = [f"({'abcde'[n]}) {title}" if title else "" for n, title in enumerate(titles)]
-        shown = [masked.images[place], *(target[place] for target in targets.values())]
-        panels = [Panel(picture(image), title) for image, title in zip(shown, titles, strict=False)]
+        shown = [inputs[place], *(target[place] for target in targets.values())]
+        panels = [Panel(picture(image), titles[n] if place == 0 else "") for n, image in enumerate(shown)]
         rows.append(Row(panels, KIND_NAMES[kind], apart=bool(answers) and place > 0))
         if answers:
             rows.append(Row([None, *(Panel(picture(answer[place])) for answer in answers.values())], "answer"))
-    errors = {f"mse/{task}": float((answers[task] - targets[task]).square().mean()) for task in answers}
-    names = [listing.images[number] for number in numbers]
-    return Result(errors, facts={"images": names, "kinds": kinds}, files={"targets.png": draw_grid(rows, PAGE)})
+    return rows
 
 
 def _views(stack: ImageStack, size: int, seed: int) -> tuple[Views, Masked, list[str]]:
@@ -106,4 +112,6 @@ def _answers(spec: Mapping[str, Any], settings: TargetsSettings, images: Tensor,
     weights = parent_weights(context, "model")
     model = load_conrec(spec["network"], weights, settings.tasks, "the model", context.device)
     decoded = model.network.decode(model.network.encoder(images.to(context.device)))
-    return {task: torch.sigmoid(head(decoded)).cpu() for task, head in model.pretext["decoding"].items()}
+    heads = model.pretext["decoding"]
+    assert isinstance(heads, DecodingHeads)
+    return {task: torch.sigmoid(head(decoded)).cpu() for task, head in heads.items()}

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from trainables.data.listing import DataError
 
+Sides = tuple[int, int, int]
 _CHUNK = 64  # volumes resized at a time
 
 
@@ -25,25 +26,25 @@ def shrink_masks(masks: Tensor, size: int) -> Tensor:
     )
 
 
-def _shrunk(volumes: Tensor, size: int, resize: Callable[[Tensor, list[int]], Tensor]) -> Tensor:
+def _shrunk(volumes: Tensor, size: int, resize: Callable[[Tensor, Sides], Tensor]) -> Tensor:
     sides = _scaled(volumes, size)
-    if sides == list(volumes.shape[1:]):
+    if sides == volumes.shape[1:]:
         return volumes
     parts = (resize(part, sides) for part in torch.split(volumes, _CHUNK))
     return torch.cat([part.to(volumes.dtype) if volumes.is_floating_point() else part.round().to(volumes.dtype)
                       for part in parts])  # fmt: skip
 
 
-def _scaled(volumes: Tensor, size: int) -> list[int]:
+def _scaled(volumes: Tensor, size: int) -> Sides:
     """All sides in proportion. Raises DataError where one would be no whole number."""
-    sides = list(volumes.shape[1:])
+    x, y, z = sides = volumes.shape[1:]
     longest = max(sides)
     if size >= longest:
-        return sides
+        return x, y, z
     if odd := [side for side in sides if side * size % longest]:
         shown = " x ".join(map(str, sides))
         raise DataError(
             f"input_size {size}: volumes of {shown} voxels cannot be made so small, as the side of {odd[0]} would be "
             f"no whole number; expected a size such as {longest // 2}"
         )
-    return [side * size // longest for side in sides]
+    return x * size // longest, y * size // longest, z * size // longest

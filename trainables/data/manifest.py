@@ -40,7 +40,7 @@ def file_records(
     """
     place = manifest_path(reader, folder, cache_dir)
     manifest = _load(place)
-    states = _states(folder, {name for name, _ in wanted})
+    states = file_states(folder, {name for name, _ in wanted})
     stale = [(name, mask) for name, mask in wanted if name in states and not _fresh(manifest, name, states, mask)]
     saved = time.monotonic()
     for done, (name, record) in enumerate(_inspect_all(folder, stale, states), start=1):
@@ -74,7 +74,7 @@ def _save(path: Path, manifest: dict[str, Record]) -> None:
     write_json(path, {"version": [VERSION, decode.VERSION], "files": manifest})
 
 
-def _states(folder: Path, wanted: set[str]) -> dict[str, tuple[int, int]]:
+def file_states(folder: Path, wanted: set[str]) -> dict[str, tuple[int, int]]:
     """(size, mtime_ns) of the wanted files that exist, by one look into each folder."""
     states: dict[str, tuple[int, int]] = {}
     for parent in {name.rpartition("/")[0] for name in wanted}:

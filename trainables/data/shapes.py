@@ -19,7 +19,7 @@ from trainables.data.listing import DataError, Listing
 from trainables.settings.datasets import ShapesOptions, TexturesOptions
 
 VERSION = 1  # raise it when a pixel changes
-TEXTURES = ("stripes", "checks", "rings")
+TEXTURES, TRAIN_SHARE = ("stripes", "checks", "rings"), 0.75  # of `textures`
 
 Field = NDArray[np.float64]
 Random = np.random.RandomState  # its stream is frozen for good, unlike that of numpy's newer generators
@@ -36,7 +36,7 @@ class Painter:
 
 
 def open_listing(data_root: Path, options: ShapesOptions) -> Listing:
-    """The listing of the synthetic set, with labels where they are asked for; `data_root` is not looked at.
+    """The listing of the synthetic set, or of the one with labels and parts; `data_root` is not looked at.
 
     Raises:
         DataError: a count below 1 or a size below 8.
@@ -48,6 +48,7 @@ def open_listing(data_root: Path, options: ShapesOptions) -> Listing:
     names = tuple(f"{number:06d}" for number in range(options.count))
     numbers = tuple(range(options.count))
     labelled = isinstance(options, TexturesOptions)
+    train = numbers[: max(1, round(TRAIN_SHARE * options.count))] if labelled else ()
     return Listing(
         reader="textures" if labelled else "shapes",
         folder=Path("(synthetic)"),
@@ -55,8 +56,10 @@ def open_listing(data_root: Path, options: ShapesOptions) -> Listing:
         masks=names,
         labels=tuple(texture(options, number) if labelled else None for number in numbers),
         mask_values={0: 0, 1: 1},
-        pretrain=numbers,
-        pool=numbers,
+        pretrain=train or numbers,
+        pool=() if labelled else numbers,
+        train=train,
+        evaluation=numbers[len(train) :] if labelled else (),
         target="shape",
         draw=Painter(options),
         identity=f"shapes {VERSION} {asdict(options)}",

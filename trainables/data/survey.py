@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data import decode
+from trainables.data.cache import cache_folder, read_json, write_json
 from trainables.data.listing import IGNORE, OBJECT, DataError, Listing, show_value
-from trainables.data.manifest import Progress, Record, file_records
+from trainables.data.manifest import VERSION as MANIFEST_VERSION
+from trainables.data.manifest import Progress, Record, file_records, file_states
 
+VERSION = 1  # of a kept verdict; raise it when the fingerprint or the problems of a dataset change
 SHOWN_PROBLEMS = 5
 
 
@@ -22,12 +26,17 @@ class Survey:
     Attributes:
         fingerprint: sha256 (hex) over all that the task lists: names, file contents, labels, parts, mask values.
         problems: what must be put right before training, each naming a file and what was expected.
-        files: the record of each file by its name (`manifest.file_records`).
+        read: gives `files`, when somebody asks for them.
     """
 
     fingerprint: str
     problems: tuple[str, ...]
-    files: dict[str, Record]
+    read: Callable[[], dict[str, Record]] = field(repr=False, compare=False)
+
+    @property
+    def files(self) -> dict[str, Record]:
+        """The record of each file by its name (`manifest.file_records`)."""
+        return self.read()
 
     def check(self) -> None:
         """Raise DataError with the first problems, if there are any."""
@@ -40,16 +49,44 @@ class Survey:
 def survey(listing: Listing, *, cache_dir: Path | str | None = None, on_progress: Progress | None = None) -> Survey:
     """Decode every file of `listing` that changed since the last survey, and judge the whole.
 
+    A verdict without problems is kept under a digest of the listing and of the files' sizes and times, so that a second
+    look at 100,000 files reads none of their records.
+
     Args:
         cache_dir: where manifests are kept; default $TRANSFERGRID_CACHE, else ~/.cache/transfergrid.
         on_progress: called with (files done, files to decode) from the calling thread.
     """
     if listing.draw is not None:
-        return Survey(_fingerprint(listing, {}), (), {})
+        return Survey(_fingerprint(listing, {}), (), dict)
     wanted = {(listing.file(name), False): None for name in listing.images}
     wanted |= {(listing.file(name), True): None for name in listing.masks if name is not None}
-    files = file_records(listing.reader, listing.folder, list(wanted), cache_dir, on_progress)
-    return Survey(_fingerprint(listing, files), tuple(_problems(listing, files)), files)
+
+    def read() -> dict[str, Record]:
+        return file_records(listing.reader, listing.folder, list(wanted), cache_dir, on_progress)
+
+    verdict = _verdict_path(listing, wanted, cache_dir)
+    known = read_json(verdict)
+    if isinstance(known, dict) and isinstance(known.get("fingerprint"), str):
+        return Survey(known["fingerprint"], (), read)
+    files = read()
+    found = Survey(_fingerprint(listing, files), tuple(_problems(listing, files)), lambda: files)
+    if not found.problems and verdict == _verdict_path(listing, wanted, cache_dir):  # nothing changed meanwhile
+        write_json(verdict, {"fingerprint": found.fingerprint})
+    return found
+
+
+def _verdict_path(listing: Listing, wanted: Iterable[tuple[str, bool]], cache_dir: Path | str | None) -> Path:
+    """Where the verdict on this listing is kept while its files have their present sizes and times."""
+    states = file_states(listing.folder, {name for name, _ in wanted})
+    content = [
+        [VERSION, MANIFEST_VERSION, decode.VERSION, os.path.realpath(listing.folder)],
+        [listing.reader, listing.identity, sorted(listing.mask_values.items()), listing.target, listing.exclusive],
+        [listing.images, listing.masks, listing.labels, listing.classes, listing.label_names, listing.kind],
+        [listing.pretrain, listing.pool, listing.train, listing.evaluation, listing.validation],
+        sorted(states.items()),
+    ]
+    digest = hashlib.sha256(json.dumps(content, separators=(",", ":")).encode(errors="surrogateescape")).hexdigest()
+    return cache_folder(cache_dir) / "verdicts" / f"{listing.reader}-{digest[:32]}.json"
 
 
 def combined_fingerprint(fingerprints: Sequence[str]) -> str:

@@ -78,7 +78,7 @@ def probe(spec: Mapping[str, Any], context: Context) -> Result:
     head.load_state_dict(best.weights)
     loss, confusion = _measure(head, evaluation)
     metrics = {**summarise_classes(confusion), "loss": loss, "val_accuracy": best.accuracy}
-    weights = {"probe.weight": head.weight, "probe.bias": head.bias, "confusion": confusion}
+    weights = {"probe.weight": head.weight.detach(), "probe.bias": head.bias.detach(), "confusion": confusion}
     facts = {
         "n_train": len(training),
         "n_validation": len(validation),

@@ -7,8 +7,9 @@ Elastic or intensity transforms of MONAI or torchio exist, but neither library h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +147,8 @@ def intensity_curve(generator: torch.Generator) -> NDArray[np.float32]:
     x, y = (near * points[axis] + far * points[axis + 2] + end for axis in (0, 1))
     if turned < 0.5:
         y = y[::-1]  # x and y rise with t, so this is what sorting x alone gives in the original
-    return np.interp(np.linspace(0, 1, _CELLS + 1), x, y).astype(np.float32)
+    curve: NDArray[np.float32] = np.interp(np.linspace(0, 1, _CELLS + 1), x, y).astype(np.float32)
+    return curve
 
 
 def _flips(count: int, go_on: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -202,5 +204,5 @@ def _whole(
     return low + (uniform * (high - low + 1)).astype(np.int64)
 
 
-def _stacked(arrays: list[NDArray[np.generic]], shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
+def _stacked(arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
     return torch.from_numpy(np.stack(arrays) if arrays else np.zeros((0, *shape), dtype))

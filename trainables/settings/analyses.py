@@ -131,12 +131,12 @@ class CAMSettings:
     """Class activation maps of probed encoders [P2 Fig. 10, 11].
 
     `weights`: of the probe's predicted class, or `mean`: the mean |activation| (*open*). `count` images are shown, and
-    `images` measured: of `part`, the first in drawn order, or the one with the name `image`. `input_size`: *open*, that
-    of CEM500K's patches, which gives maps of 7 x 7.
+    `images` measured: of `part`, the first in drawn order, or the one with the name `image`. `input_size`: that
+    of the probes, which gives maps of 4 x 4; a larger one gives finer maps, of a class that may be another.
     """
 
     kind: Literal["cam"] = "cam"
-    input_size: int = dial(224, ge=8, multiple_of=8)
+    input_size: int = dial(128, ge=8, multiple_of=8)
     part: Part = "labelled"
     image: str = ""
     count: int = dial(1, ge=1)

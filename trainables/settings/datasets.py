@@ -46,7 +46,8 @@ class ShapesOptions:
 
 @dataclass(frozen=True)
 class TexturesOptions(ShapesOptions):
-    """The pictures of `shapes` with the texture of their shapes as labels: stripes, checks or rings."""
+    """The pictures of `shapes` as a set with official parts (the first three quarters train, and pretraining sees them
+    alone) and with the texture of the shapes as labels: stripes, checks or rings."""
 
 
 @dataclass(frozen=True)
