@@ -28,6 +28,8 @@ VERSIONS: dict[str, int] = {
     "analysis/targets": 1,
     "analysis/predictions": 1,
     "analysis/samples": 1,
+    "analysis/cam": 1,
+    "analysis/confusion": 1,
     "network/conrec-unet": 1,
     "network/resnet18-unet": 1,
     "network/resnet50-unet": 1,

@@ -35,7 +35,7 @@ def study_state(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def study_line(state: Mapping[str, Any]) -> str:
-    """`study simclr | voc: 8 of 16 trials ended (5 complete, 3 pruned), 2 running; best val loss 5.1 by trial 3 ...`."""
+    """`study simclr | voc: 8 of 16 trials ended (5 complete, 3 pruned); best val loss 5.1 by trial 3: ...`."""
     counts = ", ".join(f"{state[name]} {name}" for name in ("complete", "pruned", "failed") if state[name])
     text = f"study {state['name']}: {state['ended']} of {state['asked']} trials ended" + (counts and f" ({counts})")
     if state["running"]:

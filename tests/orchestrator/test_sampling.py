@@ -113,7 +113,9 @@ def test_every_space_tunes_dials_that_exist(name: str) -> None:
     of = study(method=method, space=name, steps=(30, 90))
     base = {**of.spec["pretext"], "pretrain": of.spec["pretrain"]}
     for comparable in (False, True):
-        asked = replace(of, objective={**of.objective, "kind": "downstream" if comparable else "validation"})
+        below = {"data": {"reader": "folder", "options": {}}, "finetune": {}, "network": of.spec["network"]}
+        downstream = {**of.objective, "kind": "downstream", "finetune": below}
+        asked = replace(of, objective=downstream) if comparable else of
         changes = first_changes(SPACES[name], Base(base, of.steps, comparable))
         known = {f"pretrain.{dial}" for dial in PretrainSettings.__dataclass_fields__}
         assert set(changes) <= known | set(PRETEXT_SETTINGS[method].__dataclass_fields__)
