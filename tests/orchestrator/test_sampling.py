@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from optuna.pruners import HyperbandPruner, MedianPruner
 
 from orchestrator.execute.sampling import Rule, SpaceChanged, analyse_study, frozen, give_up, importance, propose
 from orchestrator.plan.stages import Study
-from orchestrator.plan.studies import Trial, trial_stage
+from orchestrator.plan.studies import Trial, trial_stage, trials_of
 from search_spaces.spaces import SPACES, Base, first_changes
 from tests.orchestrator.studied import RATE, choice, keyed, study, trial
 from trainables.context import Context
@@ -71,6 +72,7 @@ def test_it_learns() -> None:
 
 
 def all_proposals(of: Study, count: int) -> list[Trial]:
+    """Trials of all states, each read back from JSON, which does not keep the order of parameters."""
     trials: list[Trial] = []
     for number in range(count):
         found = propose(of, trials)
@@ -78,9 +80,9 @@ def all_proposals(of: Study, count: int) -> list[Trial]:
         states: list[Any] = ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
         value = {"COMPLETE": 1.0, "PRUNED": 2.0}.get(states[number % 4])
         values = {10: 2.0} if states[number % 4] == "PRUNED" else {}
-        trials.append(
-            Trial(number, found.params, found.distributions, found.changes, key, states[number % 4], value, values)
-        )
+        record = {**found.__dict__, "number": number, "key": key}
+        (known,) = trials_of([json.loads(json.dumps(record, sort_keys=True))], {}, {})  # as the store gives it back
+        trials.append(replace(known, state=states[number % 4], value=value, values=values))
     return trials
 
 
