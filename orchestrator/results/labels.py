@@ -41,6 +41,8 @@ METRICS = {
     "dice_eval": "Dice (eval)",
     "iou_eval": "IoU (eval)",
     "dice_pooled": "Dice (pooled)",
+    "dice_hard": "Dice (hard)",
+    "iou_hard": "IoU (hard)",
     "dice_soft": "Dice (soft)",
     "dice_all_foreground": "Dice (all foreground)",
     "n_samples": "Samples",

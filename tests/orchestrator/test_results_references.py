@@ -71,7 +71,8 @@ def test_the_built_in_grids_leave_no_published_value_over(name: str) -> None:
     grid = load_request(name).grid
     groups = [
         {
-            "scenario": row.scenario, "frozen": row.frozen, "model": row.model, "dataset": column.dataset,
+            "scenario": row.scenario, "frozen": row.frozen or row.scenario == "probe",
+            "model": row.model, "dataset": column.dataset,
             "pretext_data": (row.pretext_data or column.pretext_data) if row.pretext else None,
             "network": {**grid.network, **row.network}.get("name", "conrec-unet"), "fraction": fraction,
             "metric": metric,
