@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,11 +39,16 @@ def guarded(main: Callable[P, int]) -> Callable[P, int]:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:
-            _drop_stdout()
+            _drop(sys.stdout)
         except OutputLost as error:
-            _drop_stdout()
+            _drop(sys.stdout)
             print(f"error: {error}", file=sys.stderr)
-            return INCOMPLETE
+            code = INCOMPLETE
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+        except OSError:  # nobody reads it: Python would end with 120 for what is left in its buffer
+            _drop(sys.stderr)
         return code
 
     return run
@@ -53,10 +58,10 @@ class OutputLost(Exception):
     """The result was there, but stdout did not take it."""
 
 
-def _drop_stdout() -> None:
+def _drop(stream: TextIO) -> None:
     """Nothing more is written there, also not by Python when it ends."""
     with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def human_console(*, stderr: bool = True) -> Console:
@@ -117,7 +122,7 @@ def print_json(value: object) -> None:
         while data:  # unbuffered, so that nothing is left to be written again at the end
             data = data[os.write(_json_out, data) :]
     except BrokenPipeError:
-        _drop_stdout()
+        _drop(sys.stdout)
     except OSError as error:
         raise OutputLost(f"stdout takes no output: {error.strerror or error}") from error
 

@@ -65,7 +65,7 @@ def test_empty_folders(tmp_path):
 @pytest.mark.parametrize(
     ("reader", "options", "message"),
     [
-        ("cats", {}, "no dataset reader 'cats'; there are shapes, folder"),
+        ("cats", {}, "no dataset reader 'cats'; there are shapes, "),
         ("pets", {"boarder": "ignore"}, "options of pets: PetsOptions has no boarder; it has border"),
         ("pets", {"border": "maybe"}, "border must be foreground or background or ignore, but got 'maybe'"),
         ("shapes", {"count": "many"}, "count must be a whole number, but got 'many'"),
