@@ -195,15 +195,15 @@ def first_line(error: BaseException) -> str:
 
 
 def _quiet() -> None:
-    """No telemetry, no chatter, and no minutes of retries where a server is gone."""
+    """No telemetry, no chatter (faults reach us as exceptions), and no minutes of retries where a server is gone."""
     import logging
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _knock(uri: str) -> None:
