@@ -116,6 +116,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return metrics(open_store(str(folder)))
 
 
+@pytest.mark.durable
 @pytest.mark.parametrize("victim", ["driver", "worker"])
 def test_after_kill_9_the_grid_finishes_and_nothing_runs_twice(
     tmp_path: Path, victim: str, undisturbed: dict[str, dict]
