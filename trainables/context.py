@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -32,16 +33,13 @@ class Result:
     """What a stage ends with.
 
     metrics: final values, shares as fractions in [0, 1]; weights: tensors by name, on any device, for the stages
-    below; facts: counts and notes as JSON values; files: pictures and tables by file name; state: what a longer run of
-    the same settings goes on from, where the context asks for it (`Context.keep_state`): tensors, numbers, strings,
-    lists and dicts, as `torch.save` takes them and `torch.load(weights_only=True)` gives them back.
+    below; facts: counts and notes as JSON values; files: pictures and tables by file name.
     """
 
     metrics: dict[str, float]
     weights: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
-    state: dict[str, Any] | None = None
 
 
 class Context:
@@ -54,9 +52,8 @@ class Context:
         checkpoint_seconds: least time between two checkpoints.
         fingerprint: what the data were when the stage was planned; None: not checked.
         cache_dir: node-wide folder for decoded images and manifests; None keeps the default of `trainables.data`.
-        prefix: `Result.state` of a shorter run of the same settings, to go on from.
-        keep_state: the stage is to give its own `Result.state`, since a longer run will go on from it.
-        keep_at: steps whose states are to be kept on the way (`keep`), for runs that end there or go on from there.
+        prefix: a kept state of a shorter run of the same settings, to go on from.
+        keep_at: steps whose states are to be kept (`keep`), for runs that end there or go on from there.
         histories: curves of parents by role, for stages that draw them.
     """
 
@@ -71,7 +68,6 @@ class Context:
         cache_dir: Path | str | None = None,
         fingerprint: str | None = None,
         prefix: Mapping[str, Any] | None = None,
-        keep_state: bool = False,
         keep_at: Collection[int] = (),
         histories: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
     ) -> None:
@@ -82,8 +78,8 @@ class Context:
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.fingerprint = fingerprint
         self.history: list[dict[str, float]] = []
-        self.keep_state = keep_state
         self.keep_at = frozenset(keep_at)
+        self.kept: dict[int, dict[str, Any]] = {}
         self._parents = parents or {}
         self._histories = histories or {}
         self._prefix = prefix
@@ -134,15 +130,17 @@ class Context:
         return dict(saved["state"])
 
     def prefix_state(self) -> dict[str, Any] | None:
-        """The final state of a shorter run of the same settings, on the CPU; None: start at step 0.
+        """The kept state of a shorter run of the same settings, on the CPU; None: start at step 0.
 
-        Where it comes from changes no digit, only how many steps are left. So neither it nor `keep_state` is part of
-        what a result means.
+        Where it comes from changes no digit, only how many steps are left. So neither it nor `keep_at` is part of what
+        a result means.
         """
         return None if self._prefix is None else dict(self._prefix)
 
     def keep(self, step: int, state: dict[str, Any]) -> None:
-        """Keep the state of step `step`, one of `keep_at`, as the `prefix_state` of other runs. Here: nowhere."""
+        """Keep the state of step `step`, one of `keep_at`, as the `prefix_state` of other runs: tensors, numbers,
+        strings, lists and dicts, as `torch.save` takes them. Here: in memory, as `kept[step]`."""
+        self.kept[step] = copy.deepcopy(state)
 
     def give_up(self, step: int, value: float) -> bool:
         """Whether a trial is to stop at this rung, by its objective there. The base class lets all go on."""

@@ -144,19 +144,6 @@ def train(
     return start
 
 
-def final_state(
-    steps: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    context: Context,
-    *,
-    extra_state: Iterable[Stateful] = (),
-    identity: str = "",
-) -> dict[str, Any]:
-    """The `Result.state` of a run that has ended: all that `train` needs to go on to more steps."""
-    return _longer(steps, [model, *extra_state], optimizer, context, identity)
-
-
 def _longer(
     step: int, modules: Iterable[Stateful], optimizer: torch.optim.Optimizer, context: Context, identity: str
 ) -> dict[str, Any]:

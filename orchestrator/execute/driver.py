@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +12,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.execute.cluster import check_fits, check_nodes, connected
 from orchestrator.execute.elsewhere import Elsewhere
 from orchestrator.execute.frontier import Frontier
-from orchestrator.execute.interrupts import forgive, interruptible, rearm
+from orchestrator.execute.interrupts import forgive, interruptible
 from orchestrator.execute.listener import Listener, View
-from orchestrator.execute.outcome import ClusterError, Job, Outcome
+from orchestrator.execute.outcome import Job, Outcome
 from orchestrator.execute.stall import StallCheck, cluster_words, stalls_told
 from orchestrator.grid.schema import Run
 from orchestrator.plan.diff import KINDS, Diff
@@ -31,7 +30,6 @@ from orchestrator.record.tracking import Tracker
 
 Warn = Callable[[str], None]
 Mirror = Callable[[Study, list[Trial]], None]
-KNOCK_SECONDS = 5.0
 
 
 if TYPE_CHECKING:
@@ -95,12 +93,14 @@ def execute(
         try:
             with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
                 connecting = pool.submit(Tracker, where.tracking_uri, where.experiment)
-                ray_is_local = stack.enter_context(_ray(where)) if found.planned and where.executor == "ray" else None
+                ray_is_local = (
+                    stack.enter_context(connected(where.address)) if found.planned and where.executor == "ray" else None
+                )
                 tracker = connecting.result()
                 if ray_is_local:
-                    _check_fits(found, run)
+                    check_fits(found, run)
                 elif ray_is_local is False:
-                    _check_nodes(frontier, store, job, warn)
+                    check_nodes(frontier, store, job, warn)
                 before()
                 grids = _grids(found)
                 writer = MlflowWriter(tracker, grids, lambda key: load(store, key), warn)
@@ -169,64 +169,6 @@ def _finish(report: Report, writer: MlflowWriter, warn: Warn) -> None:
         report.interrupted = True
         report.not_in_mlflow = len(writer.missed) + writer.waiting
         warn("interrupted while MLflow was being completed; all results are in the store, nothing is lost")
-
-
-def _check_fits(found: Diff, run: Run) -> None:
-    from orchestrator.execute.ray_tune import check_fits
-
-    check_fits({stage.kind for stage in found.planned.values()}, run)
-
-
-def _check_nodes(frontier: Frontier, store: Store, job: Job, warn: Warn) -> None:
-    from orchestrator.execute.preflight import check_nodes, reads_files
-
-    check_nodes(store, job, needs_data=any(reads_files(stage) for stage in frontier.stages.values()), warn=warn)
-
-
-@contextmanager
-def _ray(where: Where) -> Iterator[bool]:
-    """A connection to Ray; true where it was started here. Ends whatever follows."""
-    if where.address is None:
-        # Ray reads this when it is imported: its local processes then listen on the loopback address only.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_health_check_period_ms", "1000")  # a dead raylet is found in seconds
-    listens = _knock(where.address)
-    from orchestrator.execute.ray_tune import connect
-
-    try:
-        try:
-            is_local = connect(where.address)
-        except ClusterError as error:
-            hint = "; somebody listens there: is it a Ray head of this version, with this machine's token"
-            raise ClusterError(
-                f"{error}{hint} (~/.ray/auth_token, $RAY_AUTH_TOKEN_PATH)?" if listens else error
-            ) from None
-        rearm()
-        yield is_local
-    finally:
-        import ray
-
-        ray.shutdown()
-
-
-def _knock(address: str | None) -> bool:
-    """Whether somebody listens at HOST:PORT; False for other addresses, of which Ray itself must judge.
-
-    Raises:
-        ClusterError: nobody does; Ray itself would ask for minutes.
-    """
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not (host and colon and port.isdigit()):
-        return False
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
-        return True
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ClusterError(
-            f"no Ray cluster at {address}: nothing answers ({reason}); start it there, or leave --address (and "
-            "$RAY_ADDRESS) out for a Ray of this machine"
-        ) from error
 
 
 def _probe(store: Store) -> str | None:

@@ -94,7 +94,6 @@ def test_metrics_curve_and_facts(tmp_path):
     errors = sum(result.metrics[f"val_{task}"] for task in ("reconstruction", "color", "mask", "fill"))
     assert result.metrics["val_loss"] == pytest.approx(25 * errors + result.metrics["val_contrast"], rel=1e-5)
     assert result.facts == {"n_pretrain": 36, "n_validation": 4, "steps": 6, "resumed_from": 0}
-    assert result.state is None
     assert {"train_loss", "train_mask"} <= set(stage.history[-1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import get_args
 
 from trainables.data.holding import values_held
 from trainables.data.listing import (
@@ -17,35 +18,13 @@ from trainables.data.listing import (
     find_folder,
     read_lines,
 )
-from trainables.settings.datasets import VOCFourOptions, VOCOptions
+from trainables.settings.datasets import VOCClass, VOCFourOptions, VOCOptions
 
 LOOKS_INSIDE = True  # its lists depend on mask pixels, which the node's manifest remembers
 FOLDERS = ("VOCdevkit", "pascal_voc", "VOC2012", "pascal-voc-2012", "voc")
 HOLDS = "VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets}"
 NAMES = "image names, one a line"
-CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+CLASSES = ("background", *get_args(VOCClass)[1:])  # the first stands for all
 VOID = 255
 KNOWN = {*range(len(CLASSES)), VOID}
 FOUR = ("motorbike", "car", "cat", "aeroplane")

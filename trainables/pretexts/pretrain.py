@@ -25,7 +25,7 @@ from trainables.settings import (
     parse_network,
     parse_pretext,
 )
-from trainables.training import final_state, make_optimizer, train, use_backend
+from trainables.training import make_optimizer, train, use_backend
 
 LEAST_IMAGES = 2  # for training and for validation: an image alone has nothing to be contrasted with
 
@@ -48,7 +48,7 @@ def pretrain(spec: Mapping[str, Any], context: Context, measure: Measure | None 
         The last step's weights (`Pretext.weights`). Metrics: val_loss, its parts and the method's other metrics as
         val_<name>; val_loss_start, and the method's own metric likewise, before the first step; all on held-out images
         in evaluation mode, with the same draws at every step. Facts: n_pretrain, n_validation (counts of images), steps
-        (where epochs were given, what they came to), the step resumed_from. State: where the context asks for it.
+        (where epochs were given, what they came to), the step resumed_from.
 
     Raises:
         StageError: sizes, counts, targets or the prefix do not fit; Diverged: the loss was not finite.
@@ -93,7 +93,6 @@ def pretrain(spec: Mapping[str, Any], context: Context, measure: Measure | None 
             "steps": steps,
             "resumed_from": resumed_from,
         },
-        state=final_state(steps, pretext, optimizer, context, identity=identity) if context.keep_state else None,
     )
 
 
