@@ -26,11 +26,12 @@ def check_fits(found: Diff, run: Run) -> None:
 
 def check_nodes(frontier: Frontier, store: Store, job: Job, warn: Callable[[str], None]) -> None:
     """Raise ClusterError where a node does not see the store, the same code or the data; see `preflight`."""
-    from orchestrator.execute import preflight
+    from orchestrator.execute import data_paths, preflight
 
-    preflight.check_nodes(
-        store, job, needs_data=any(preflight.reads_files(stage) for stage in frontier.stages.values()), warn=warn
-    )
+    stages = frontier.stages.values()
+    needs_data = any(data_paths.reads_files(stage) for stage in stages)
+    files = data_paths.files_to_look_for(stages, job)
+    preflight.check_nodes(store, job, needs_data=needs_data, warn=warn, files=files)
 
 
 @contextmanager

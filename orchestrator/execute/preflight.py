@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -15,37 +15,37 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.execute.data_paths import missing
 from orchestrator.execute.outcome import ClusterError, Job
 from orchestrator.execute.ray_node import node_name
-from orchestrator.plan.stages import Stage
 from orchestrator.record.store import Store, StoreError, open_store
 
 MOST_NODES = 8
 ANSWER_SECONDS = 60.0
 PACKAGES = ("orchestrator", "trainables", "search_spaces")
-MADE_FROM_NUMBERS = ("shapes", "nodules")  # readers that need no files
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What a node sees. `store`: why it cannot use the store, None where it can."""
+    """What a node sees. `store`: why it cannot use the store, None where it can. `data`: whether it has the data root.
+    `missing`: files of data that it lacks."""
 
     store: str | None
     code: str
     torch: str
     data: bool
+    missing: tuple[str, ...] = ()
 
 
-def reads_files(stage: Stage) -> bool:
-    """Whether a stage needs the data root."""
-    data = stage.spec.get("data")
-    return isinstance(data, Mapping) and data.get("reader") not in MADE_FROM_NUMBERS
-
-
-def check_nodes(store: Store, job: Job, *, needs_data: bool, warn: Callable[[str], None]) -> None:
+def check_nodes(
+    store: Store, job: Job, *, needs_data: bool, warn: Callable[[str], None], files: Sequence[str] = ()
+) -> None:
     """Have nodes of the connected cluster look at the store, the code and the data; at most `MOST_NODES` of them.
 
     Nodes that do not answer in time are told to `warn`, unless none does.
+
+    Args:
+        files: absolute paths that every node should have.
 
     Raises:
         ClusterError: a node does not see what this process sees; one line for each fault.
@@ -54,7 +54,7 @@ def check_nodes(store: Store, job: Job, *, needs_data: bool, warn: Callable[[str
     token = uuid.uuid4().hex
     mark = store.put_artifact("preflight", token, "mark", token.encode())
     try:
-        sights, silent = _ask(_nodes(ray.nodes()), job, mark, token)
+        sights, silent = _ask(_nodes(ray.nodes()), job, mark, token, files)
     finally:
         store.drop_attempt("preflight", token)
     own = Sight(None, code_digest(), torch_version(), True)
@@ -84,6 +84,9 @@ def faults_of(name: str, sight: Sight | str, own: Sight, job: Job, needs_data: b
         faults.append(f"{what}: results would depend on the node; install the same version there")
     if needs_data and not sight.data:
         faults.append(f"node {name} has no folder {job.data_root}: mount the data there, or give --data-root")
+    elif sight.missing:
+        more = f" (and {len(sight.missing) - 1} of the other files looked for)" if len(sight.missing) > 1 else ""
+        faults.append(f"node {name} has no {sight.missing[0]}{more}: bring the same data to every node")
     return faults
 
 
@@ -95,11 +98,13 @@ def _nodes(known: Iterable[Mapping[str, Any]]) -> list[str]:
     return [*first_of_host.values(), *others][:MOST_NODES]
 
 
-def _ask(nodes: list[str], job: Job, mark: str, token: str) -> tuple[list[tuple[str, Sight | str]], list[str]]:
+def _ask(
+    nodes: list[str], job: Job, mark: str, token: str, files: Sequence[str]
+) -> tuple[list[tuple[str, Sight | str]], list[str]]:
     """The name of each node and what it sees; and the names of those that did not answer in time."""
     asked = {
         _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            job.store, job.data_root, mark, token
+            job.store, job.data_root, mark, token, tuple(files)
         ): node_name(node)
         for node in nodes
     }
@@ -119,9 +124,10 @@ def _answer(future: Any) -> Sight | str:
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
-def _look(store_uri: str, data_root: str, mark: str, token: str) -> Sight:
+def _look(store_uri: str, data_root: str, mark: str, token: str, files: tuple[str, ...]) -> Sight:
     """Runs on a node."""
-    return Sight(_fault_of_store(store_uri, mark, token), code_digest(), torch_version(), Path(data_root).is_dir())
+    store = _fault_of_store(store_uri, mark, token)
+    return Sight(store, code_digest(), torch_version(), Path(data_root).is_dir(), missing(files))
 
 
 def _fault_of_store(uri: str, mark: str, token: str) -> str | None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from orchestrator.passwords import without_passwords, without_userinfo
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
@@ -32,7 +34,10 @@ Record = Mapping[str, Any]
 
 
 class TrackingError(Exception):
-    """MLflow cannot be reached or used. The message names its address."""
+    """MLflow cannot be reached or used. The message names its address, less a password in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_passwords(message))
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class Tracker:
         _quiet()
         if uri.startswith(("http://", "https://")):
             _knock(uri)
+        elif not uri.startswith("sqlite:"):
+            _ask_a_database_thrice()
         self._extra: list[str] = []
         with _one_at_a_time(uri):
             self._client, self._experiment_id = _connect(uri, experiment, create)
@@ -200,6 +207,7 @@ def _quiet() -> None:
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # two lines a run, with the password of the address
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     for name in ("mlflow", "alembic"):
@@ -209,7 +217,7 @@ def _quiet() -> None:
 def _knock(uri: str) -> None:
     """A quick question to a server, so that a wrong address is told in seconds."""
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5):  # noqa: S310 - http(s)
+        with urllib.request.urlopen(without_userinfo(uri).rstrip("/") + "/health", timeout=5):  # noqa: S310 - http(s)
             return
     except urllib.error.HTTPError:
         return  # it answers; whether it lets us in is seen on connecting
@@ -218,6 +226,13 @@ def _knock(uri: str) -> None:
         raise TrackingError(
             f"MLflow at {uri}: nothing answers ({reason}); start it, or choose another with --tracking-uri"
         ) from error
+
+
+def _ask_a_database_thrice() -> None:
+    """MLflow 3.17 asks ten times, in 100 seconds, whatever the database answers: also that the password is wrong."""
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 3
 
 
 @contextlib.contextmanager
@@ -254,21 +269,34 @@ def _connect(uri: str, experiment: str, create: bool) -> tuple[MlflowClient, str
         artifacts = None
         if uri.startswith("sqlite:///"):
             artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-        identifier = (
-            found.experiment_id
-            if found
-            else client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
-        )
+        identifier = found.experiment_id if found else _create(client, experiment, artifacts)
     except TrackingError:
         raise
     except ModuleNotFoundError as error:
         raise TrackingError(f"MLflow at {uri}: it needs the Python package {error.name}; install it") from error
     except Exception as error:
         text = first_line(error)
-        if text.startswith("API request to endpoint"):  # followed by a page of HTML
+        if "error code 401" in text:
+            text = (
+                "it asks for a user and a password, and takes none of those it got: put them into "
+                "~/.mlflow/credentials on the machine of the driver, or into "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        elif text.startswith("API request to endpoint"):  # followed by a page of HTML
             text = f"who answers there is no MLflow server ({text.partition(' Response body')[0]})"
         raise TrackingError(f"MLflow at {uri}: {text}") from error
     return client, str(identifier)
+
+
+def _create(client: MlflowClient, experiment: str, artifacts: str | None) -> str:
+    """A new experiment, or the one that another driver has made at the same moment."""
+    try:
+        return str(client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
+    except Exception:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 def _tags(record: Record, grids: Iterable[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ RAY = Path(sys.executable).parent / "ray"
 class Cluster:
     """A head and nodes, each `ray start --block` with its processes below it."""
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, head_cpus: int = 1, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tg-", dir="/tmp"))  # short: Ray's sockets lie in it
         token = self.folder / "token"
         token.touch(mode=0o600)
@@ -35,7 +35,7 @@ class Cluster:
         self.address = f"{host_address()}:{port}"
         self.start(
             "--head", "--port", str(port), "--temp-dir", str(self.folder / "ray"), "--include-dashboard", "false",
-            "--ray-client-server-port", str(client_port), cpus=1,
+            "--ray-client-server-port", str(client_port), cpus=head_cpus,
         )  # fmt: skip
 
     def start(self, *how: str, cpus: int, within: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
@@ -47,7 +47,7 @@ class Cluster:
                 env=self.environment, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         self._started.append(process)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while "Ray runtime started" not in log.read_text(errors="replace"):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")
             time.sleep(0.2)
