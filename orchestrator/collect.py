@@ -1,37 +1,40 @@
 """Tables of a finished (or half-finished) grid: `python -m orchestrator.collect GRID --out DIR`.
 
 Reads the newest plan of the grid in the store, or the one named by `--plan`, and needs no data.
-Writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex}.
+Writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex,table.html}.
+Named several plans or stores, it compares them with the first: comparison.{csv,md,tex,html} beside the first's table.
 Exit code 0, also for an incomplete table; 2: the request is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.command_line import guarded, print_json
+from orchestrator.command_line import Parser, guarded, print_json
+from orchestrator.passwords import without_passwords
+from orchestrator.sources import add_options, read
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from orchestrator.record.store import Store
-    from orchestrator.results.table import Table
+    from orchestrator.results.claims.written import ClaimsTold
+    from orchestrator.results.collected import Collected
+    from orchestrator.results.compared import Compared
 
 
 @guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect one grid; the exit code of the process."""
     args = _parser().parse_args(arguments)
+    from orchestrator.record.cell_reader import many_objects
     from orchestrator.record.store import StoreError
     from orchestrator.results import ResultsError
 
     try:
-        return collect(args)
+        with many_objects():
+            return collect(args)
     except (StoreError, ResultsError) as error:
         return _refuse(str(error))
 
@@ -42,134 +45,72 @@ def collect(args: argparse.Namespace) -> int:
     Raises:
         StoreError, ResultsError: the request cannot be met; the text is the message for the user.
     """
-    from orchestrator.grid.load import grid_name
-    from orchestrator.plan.diff import standing
-    from orchestrator.record.store import open_store
-    from orchestrator.results.cells import tidy
+    from orchestrator.results.figures import headline, write_figures
     from orchestrator.results.render.terminal import terminal
-    from orchestrator.results.table import summarise
+    from orchestrator.results.written import table_files, write_files
 
-    store = open_store(args.store)
-    plan = store.load_plan(grid_name(args.grid), args.plan)
-    keys = sorted({cell["key"] for cell in plan["cells"] if cell.get("key")})
-    commits, failures = store.commits(keys), store.failures(keys)
-    failures = standing(failures, store.commits({f["blocked_by"] for f in failures.values() if "blocked_by" in f}))
-    run_ids = _run_ids(args, store, keys if commits or failures else [])
-    references, warnings = _references(plan)
-    cells = tidy(plan, commits, failures, run_ids)
-    table = summarise(plan, cells, references)
-    files = _write(Path(args.out) / plan["grid"], cells, table)
-    counts = _counts(plan, cells)
-    warnings = [*warnings, *table.warnings]
-
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    found, *others = read(args)
+    plan = found.plan
+    against = _compared([found, *others])
+    claims = _claims(found)
+    complaints = claims.warnings if claims else ()
+    folder = Path(args.out) / plan["grid"]
+    tables = table_files(found) if plan["cells"] else {}  # a grid may ask for figures only
+    files = write_files(folder, {**tables, **(claims.files if claims else {}), **(against.files if against else {})})
+    figures, lacking = write_figures(plan, found.store, folder)
+    complaints = (*complaints, *lacking)
+    for warning in (*found.warnings, *complaints):
+        print(f"warning: {without_passwords(warning)}", file=sys.stderr)
     human = sys.stderr if args.json else sys.stdout
-    terminal(table, human)
-    print(_summary(counts, files), file=human)
+    if plan["cells"]:
+        terminal(against.page if against else found.table, human)
+    else:
+        print("\n".join(headline(plan)), file=human)
+    written = [f"  {path}" for path in (*files, *figures)]
+    print("\n".join([*(claims.lines if claims else ()), found.state, *written]), file=human)
     if args.json:
-        report = {"grid": plan["grid"], "plan": plan["plan"], "profile": plan["profile"], **counts}
-        print_json({**report, "files": {path.name: str(path) for path in files}, "warnings": warnings})
+        report = {"grid": plan["grid"], "plan": plan["plan"], "profile": plan["profile"], **found.counts}
+        paths = {path.name: str(path) for path in files}
+        told: dict[str, object] = {"claims": claims.record} if claims else {}
+        told |= against.record if against else {}
+        told |= {"figures": [str(path) for path in figures]} if figures else {}
+        print_json({**report, **told, "files": paths, "warnings": [*found.warnings, *complaints]})
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m orchestrator.collect",
         description="The mean ± std table of a grid beside the published values. Needs the store, no data.",
     )
-    parser.add_argument("grid", metavar="GRID", help="a built-in name or the YAML file it was run from")
+    add_options(parser)
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex}"
-    )
-    parser.add_argument("--plan", metavar="ID", help="which plan of the grid (default: the newest)")
-    parser.add_argument("--store", default="./runs", metavar="URI", help="default %(default)s")
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow, for the run ids (default: as run_grid)")
-    parser.add_argument(
-        "--experiment", default="transfergrid", metavar="NAME", help="MLflow experiment (default %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, everything human on stderr")
+        "--out", required=True, metavar="DIR",
+        help="writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex,table.html}",
+    )  # fmt: skip
     return parser
 
 
-def _run_ids(args: argparse.Namespace, store: Store, keys: Sequence[str]) -> Mapping[str, str]:
-    """MLflow run ids by key; empty with one warning where MLflow does not answer."""
-    if not keys:
-        return {}
-    from orchestrator.record import tracking
+def _compared(sets: Sequence[Collected]) -> Compared | None:
+    """The comparison of several sets of results; only for them statistics are imported, which takes a moment."""
+    if len(sets) < 2:
+        return None
+    from orchestrator.results.compared import Compared
 
-    uri = args.tracking_uri or tracking.default_uri(store.folder)
-    try:
-        return tracking.run_ids(uri, args.experiment, keys)
-    except tracking.TrackingError as error:
-        print(f"warning: run_id stays empty: {error}", file=sys.stderr)
-        return {}
+    return Compared.of(sets)
 
 
-def _references(plan: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
-    from orchestrator.results import ResultsError
-    from orchestrator.results.references import load
+def _claims(found: Collected) -> ClaimsTold | None:
+    """The verdicts on the grid's claims; only where it has any are statistics imported, which takes a moment."""
+    if not found.plan.get("claims"):
+        return None
+    from orchestrator.results.claims.read import tell
 
-    if not plan.get("references"):
-        return [], []
-    try:
-        return load(plan["references"]), []
-    except ResultsError as error:
-        return [], [str(error)]
-
-
-def _write(folder: Path, cells: pd.DataFrame, table: Table) -> list[Path]:
-    """Write the four files; each appears whole or not at all."""
-    from orchestrator.results import ResultsError
-    from orchestrator.results.render.comma import cells_csv, table_csv
-    from orchestrator.results.render.latex import latex
-    from orchestrator.results.render.markdown import markdown
-
-    texts = {
-        "cells.csv": cells_csv(cells),
-        "table.csv": table_csv(table),
-        "table.md": markdown(table),
-        "table.tex": latex(table),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            temporary = folder / f".{name}.{os.getpid()}"
-            try:
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(folder / name)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ResultsError(
-            f"--out: cannot write {folder}: {error.strerror or error}; expected a writable folder"
-        ) from error
-    return [folder / name for name in texts]
-
-
-def _counts(plan: Mapping[str, Any], cells: pd.DataFrame) -> dict[str, int]:
-    """Cells by status; a cell with several asked metrics counts once, by its worst."""
-    from orchestrator.results.cells import CELL_AXES, STATUSES
-
-    asked = cells[cells["metric"].isin(plan["table"]["value"])]
-    worst = ("failed", "blocked", "missing", "constant", "succeeded")
-    order = {status: n for n, status in enumerate(worst)}
-    by_cell: dict[tuple[Any, ...], str] = {}
-    for *cell, status in zip(*(asked[axis] for axis in (*CELL_AXES, "status")), strict=True):
-        by_cell[tuple(cell)] = min(by_cell.get(tuple(cell), "succeeded"), status, key=order.__getitem__)
-    statuses = list(by_cell.values())
-    return {"cells": len(statuses), **{status: statuses.count(status) for status in STATUSES}}
-
-
-def _summary(counts: Mapping[str, int], files: Sequence[Path]) -> str:
-    gaps = ", ".join(f"{counts[status]} {status}" for status in ("failed", "blocked", "missing") if counts[status])
-    there = counts["succeeded"] + counts["constant"]
-    state = f"{there} of {counts['cells']} cells have a result; {gaps}" if gaps else f"all {there} cells have a result"
-    return "\n".join([state, *(f"  {path}" for path in files)])
+    return tell(found.plan, found.cells, found.store)
 
 
 def _refuse(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {without_passwords(message)}", file=sys.stderr)
     return 2
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 CELL_AXES = (
@@ -18,8 +18,7 @@ STATUSES = ("succeeded", "failed", "blocked", "missing", "constant")
 Records = Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What one cell says of one metric. `value` is None unless the status is succeeded or constant."""
 
     metric: str
@@ -46,18 +45,33 @@ def tidy(
         run_ids: MLflow run ids by key; absent ones stay empty.
     """
     asked: list[str] = list(plan["table"]["value"])
-    rows: list[tuple[Any, ...]] = []
-    for cell in plan["cells"]:
+    stand_ins = plan.get("stand_ins") or {}
+    axes: list[tuple[Any, ...]] = []  # of each cell
+    rows: list[tuple[int, str, float | None, str, str]] = []  # number of the cell and its outcome
+    for number, cell in enumerate(plan["cells"]):
         key = cell.get("key")
-        axes = tuple(cell.get(axis) for axis in CELL_AXES)
-        tail = (key, (run_ids or {}).get(key, ""), _stand_ins(cell, plan.get("stand_ins") or {}))
-        rows += [
-            (plan["grid"], *axes, outcome.metric, outcome.value, outcome.status, *tail, outcome.error)
-            for outcome in outcomes(cell, asked, commits.get(key), failures.get(key))
-        ]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # object: None, True and 8 stay what they are
+        known = (key, (run_ids or {}).get(key, ""), _stand_ins(cell, stand_ins) if stand_ins else "")
+        axes.append((plan["grid"], *(cell.get(axis) for axis in CELL_AXES), *known))
+        rows += [(number, *outcome) for outcome in outcomes(cell, asked, commits.get(key), failures.get(key))]
+    return _frame(axes, rows)
+
+
+def _frame(axes: Sequence[tuple[Any, ...]], rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
+    """Columns as arrays of objects, so that None, True and 8 stay what they are; values as floats."""
+    numbers, *outcomes_ = zip(*rows, strict=True) if rows else ((),) * 5
+    place = np.fromiter(numbers, dtype=np.int64, count=len(rows))
+    per_cell = dict(zip(("grid", *CELL_AXES, "key", "run_id", "stand_ins"), zip(*axes, strict=True), strict=False))
+    arrays = {name: _objects(values)[place] for name, values in per_cell.items()}
+    arrays |= {name: _objects(values) for name, values in zip(Outcome._fields, outcomes_, strict=True)}
+    frame = pd.DataFrame({name: arrays.get(name, _objects(())) for name in COLUMNS}, dtype=object)
     frame["value"] = frame["value"].astype(float)
     return frame
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 def outcomes(
@@ -71,8 +85,12 @@ def outcomes(
         yield from (Outcome(metric, float(cell["constant"]), "constant") for metric in asked)
     elif commit is not None:
         metrics: Mapping[str, Any] = commit.get("metrics") or {}
-        extra = [metric for metric in metrics if metric not in asked]
-        yield from (_reported(metric, metrics) for metric in (*asked, *extra))
+        for metric in (*asked, *(metric for metric in metrics if metric not in asked)):
+            value = metrics.get(metric)
+            if type(value) is float and -math.inf < value < math.inf:  # nearly always, and there may be a million
+                yield Outcome(metric, value, "succeeded")
+            else:
+                yield _reported(metric, metrics)
     else:
         status, error = _reason(cell, failure)
         yield from (Outcome(metric, None, status, error) for metric in asked)

@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.results.labels import axis_label, value_label
 from orchestrator.results.table import COLUMN_AXES, Group, Table
 
+MINUS = "−"
 WORDS = {"failed": "failed", "blocked": "blocked", "missing": "—", "absent": "—"}
 CONSTANT_MARK = "†"
 MOST_COLUMNS_BESIDE = 3  # up to here ours and published stand side by side, above that one below the other
@@ -31,6 +32,16 @@ class Shown:
     word: str = ""
     bold: bool = False
 
+    @property
+    def number(self) -> str:
+        """`85.7 ± 1.8`, or the mean alone; "" without one."""
+        return f"{self.mean} ± {self.std}" if self.std else self.mean
+
+    @property
+    def text(self) -> str:
+        """All that the cell says, in plain text."""
+        return f"{self.number} {self.mark}".rstrip() if self.mean else self.word
+
 
 @dataclass(frozen=True)
 class Block:
@@ -43,12 +54,25 @@ class Block:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A printed table: one block, or ours above the published. `breaks`: rows before which a new data set begins."""
+    """A printed table: ours, and the published values in the same places where there are any.
+
+    differences: ours minus published as printed, with its sign; "" where one of the two is not there.
+    breaks: rows before which a new data set begins.
+    """
 
     index: Labels
     rows: tuple[Labels, ...]
-    blocks: tuple[Block, ...]
+    ours: Block
+    published: Block | None
+    differences: tuple[tuple[str, ...], ...]
     breaks: frozenset[int]
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """For formats that show one number a field: side by side where that is narrow, else one below the other."""
+        if self.published is None:
+            return (self.ours,)
+        return _beside(self.ours, self.published) or (self.ours, self.published)
 
 
 def arrange(table: Table) -> Sheet:
@@ -57,17 +81,44 @@ def arrange(table: Table) -> Sheet:
     columns = _places(table.columns, table.groups)
     placed = {(_at(table.index, g.axes), _at(table.columns, g.axes)): g for g in table.groups}
     ours = Block("Ours", _column_labels(table, columns, published=False), _ours(table, placed, rows, columns))
-    blocks: tuple[Block, ...] = (ours,)
+    published = None
     if any(group.reference for group in table.groups):
         labels = _column_labels(table, columns, published=True)
         published = Block("Published", labels, _published(table, placed, rows, columns))
-        blocks = _beside(ours, published) or (ours, published)
     return Sheet(
         tuple(axis_label(axis) for axis in table.index),
         tuple(tuple(value_label(axis, value) for axis, value in zip(table.index, row, strict=True)) for row in rows),
-        blocks,
+        ours,
+        published,
+        _differences(ours, published),
         _breaks(table.index, rows),
     )
+
+
+def digits(value: float, decimals: int, published: Decimal | None) -> str:
+    """A number with the table's decimals, beside a published one as the paper prints it.
+
+    More decimals where the paper has more (0.18 among tenths), fewer where it has fewer and only zeros go (0.58 among
+    ten-thousandths): no digit that says something is lost.
+    """
+    there = decimals if published is None else max(0, -int(published.as_tuple().exponent))
+    full, short = printed(value, max(decimals, there)), printed(value, there)
+    return short if Decimal(short) == Decimal(full) else full
+
+
+def difference(ours: Shown, published: Shown) -> str:
+    """Ours minus published as both are printed, with its sign; "" where one is not there."""
+    if not ours.mean or not published.mean:
+        return ""
+    exact = Decimal(ours.mean) - Decimal(published.mean)
+    return f"{exact:+f}".replace("-", MINUS) if exact else f"{abs(exact):f}"
+
+
+def _differences(ours: Block, published: Block | None) -> tuple[tuple[str, ...], ...]:
+    if published is None:
+        return ()
+    pairs = zip(ours.cells, published.cells, strict=True)
+    return tuple(tuple(difference(one, other) for one, other in zip(*rows, strict=True)) for rows in pairs)
 
 
 def printed(value: float, decimals: int) -> str:
@@ -78,14 +129,18 @@ def printed(value: float, decimals: int) -> str:
 def _ours(
     table: Table, placed: Mapping[tuple[Place, Place], Group], rows: Sequence[Place], columns: Sequence[Place]
 ) -> tuple[tuple[Shown, ...], ...]:
-    def show(group: Group) -> Shown:
-        if group.mean is None:
-            return Shown(word=WORDS[group.state])
-        std = "" if group.std is None else printed(group.std, table.decimals)
-        marks = {"constant": CONSTANT_MARK, "incomplete": f"({group.n}/{group.n_asked})"}
-        return Shown(printed(group.mean, table.decimals), std, marks.get(group.state, ""))
+    return _bold(table, rows, columns, {place: shown(group, table.decimals) for place, group in placed.items()})
 
-    return _bold(table, rows, columns, {place: show(group) for place, group in placed.items()})
+
+def shown(group: Group, decimals: int) -> Shown:
+    """What a cell of the table says of our own runs."""
+    if group.mean is None:
+        return Shown(word=WORDS[group.state])
+    published = group.reference
+    mean = digits(group.mean, decimals, published.mean if published else None)
+    std = "" if group.std is None else digits(group.std, decimals, published.std if published else None)
+    marks = {"constant": CONSTANT_MARK, "incomplete": f"({group.n}/{group.n_asked})"}
+    return Shown(mean, std, marks.get(group.state, ""))
 
 
 def _published(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from orchestrator.plan.expand import PSEUDO_COLOURS
-from orchestrator.results.labels import DATASETS, METRICS
+from orchestrator.results.labels import DATASETS, METRICS, PSEUDO_COLOURS
 from orchestrator.results.layout import CONSTANT_MARK
 from orchestrator.results.table import Table
+
+MOST_CAUSES, LONGEST_CAUSE = 3, 200
 
 
 def notes(table: Table) -> list[str]:
     """The footnotes of a table, in plain text."""
-    return [*_meaning(table), *_gaps(table), *_departures(table), *_given(table)]
+    return [*_meaning(table), *_gaps(table), *departures(table), *_given(table)]
 
 
 def _meaning(table: Table) -> Iterator[str]:
@@ -27,7 +28,7 @@ def _meaning(table: Table) -> Iterator[str]:
     better = "highest" if table.higher_is_better else "lowest"
     yield f"Bold: {better} of its column at the printed precision."
     if any(group.reference for group in table.groups):
-        yield "Published: the values as the paper prints them."
+        yield "Published: the values as the paper prints them; ours have its decimals where it has more."
     if any(group.constant for group in table.groups):
         yield f"{CONSTANT_MARK} taken from the literature, not run."
 
@@ -49,9 +50,18 @@ def _gaps(table: Table) -> Iterator[str]:
     if any(counts.values()):
         listed = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         yield f"{sum(counts.values())} of {asked} values are not there: {listed}."
+    for cause in table.causes[:MOST_CAUSES]:
+        yield f"{cause.status.capitalize()} ({cause.count}): {_short(cause.error) or 'no error was recorded'}"
+    if len(table.causes) > MOST_CAUSES:
+        yield f"{len(table.causes) - MOST_CAUSES} further causes stand in cells.csv."
 
 
-def _departures(table: Table) -> Iterator[str]:
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_CAUSE else text[: LONGEST_CAUSE - 1].rstrip() + "…"
+
+
+def departures(table: Table) -> Iterator[str]:
+    """What keeps the numbers from being the paper's: profile, settings by hand, stand-ins."""
     plan = table.plan
     if plan["profile"] != "paper":
         yield f"{plan['profile']} profile: sizes and budgets are not the paper's; rankings at this size prove nothing."

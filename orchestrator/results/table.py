@@ -5,6 +5,7 @@ Every rendering, table.csv included, shows this model and computes no number of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +42,11 @@ class Group:
     reference: Reference | None = None
 
     @property
+    def difference(self) -> float | None:
+        """Our mean minus the published one; None where one of the two is not there."""
+        return None if self.mean is None or self.reference is None else self.mean - float(self.reference.mean)
+
+    @property
     def state(self) -> str:
         """complete | incomplete | constant | failed | blocked | missing | absent (never asked for, only published)."""
         if self.constant:
@@ -52,14 +58,30 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Cause:
+    """Why values are not there: `status` failed or blocked, the error in one line, and how many values it costs."""
+
+    status: str
+    error: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table of a plan: its groups in the order of the grid, and how they are laid out."""
+    """A table of a plan: its groups in the order of the grid, how they are laid out, and what keeps values from it."""
 
     plan: Mapping[str, Any]
     index: tuple[str, ...]
     columns: tuple[str, ...]
     groups: tuple[Group, ...]
     warnings: tuple[str, ...]
+    causes: tuple[Cause, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Groups by their state, constants and what is only published left out."""
+        states = [group.state for group in self.groups]
+        return {state: states.count(state) for state in ("complete", "incomplete", "failed", "blocked", "missing")}
 
     @property
     def unit(self) -> str:
@@ -86,15 +108,22 @@ def summarise(plan: Mapping[str, Any], cells: pd.DataFrame, references: Sequence
         ResultsError: two rows of the grid look the same, so that their seeds cannot be told apart.
     """
     layout = plan["table"]
-    groups = _groups(plan, cells[cells["metric"].isin(list(layout["value"]))])
-    groups, warnings = _with_references(plan, groups, references)
+    asked = cells[cells["metric"].isin(list(layout["value"]))]
+    groups, warnings = _with_references(plan, _groups(plan, asked), references)
     index, columns, widened = _separating(tuple(layout["index"]), tuple(layout["columns"]), groups)
     if widened:
         warnings.append(
             f"grid {plan['grid']}: the layout puts several groups in one place; "
             f"added {', '.join(widened)} to keep them apart"
         )
-    return Table(plan, index, columns, tuple(groups), tuple(warnings))
+    return Table(plan, index, columns, tuple(groups), tuple(warnings), _causes(asked))
+
+
+def _causes(asked: pd.DataFrame) -> tuple[Cause, ...]:
+    """The errors of failed and blocked values, the most frequent first."""
+    gone = asked[asked["status"].isin(("failed", "blocked"))]
+    counted = Counter(zip(gone["status"], gone["error"], strict=True))
+    return tuple(Cause(status, error, count) for (status, error), count in counted.most_common())
 
 
 def _groups(plan: Mapping[str, Any], asked: pd.DataFrame) -> list[Group]:

@@ -15,7 +15,7 @@ from orchestrator import collect
 from orchestrator.record.store import Store, open_store
 from tests.orchestrator.results_made_up import cell, commit, plan, published
 
-FILES = ["cells.csv", "table.csv", "table.md", "table.tex"]
+FILES = ["cells.csv", "table.csv", "table.html", "table.md", "table.tex"]
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from orchestrator.results import ResultsError
 from orchestrator.results.cells import tidy
-from orchestrator.results.layout import arrange, printed
+from orchestrator.results.layout import arrange, digits, printed
 from orchestrator.results.references import load
 from orchestrator.results.render.comma import table_csv
 from orchestrator.results.table import Table, summarise
@@ -135,7 +136,30 @@ def test_bold_is_the_best_of_a_column_with_ties_at_the_printed_precision() -> No
 def test_stacked_datasets_do_not_compete() -> None:
     made, commits = published("p2-table2")
     best = [row[0].mean for row in arrange(table_of(made, commits)).blocks[0].cells if row[0].bold]
-    assert best == ["0.7896", "0.7700"]
+    assert best == ["0.7896", "0.77"]
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "published", "text"),
+    [
+        (0.176, 1, "0.18", "0.18"), (70.7149, 2, "70.715", "70.715"), (0.58, 4, "0.58", "0.58"),
+        (0.5821, 4, "0.58", "0.5821"), (0.5810, 4, "0.58", "0.5810"), (94.96, 1, None, "95.0"), (3.0, 2, "3", "3"),
+    ],
+)  # fmt: skip
+def test_ours_have_the_papers_decimals_and_lose_no_digit(
+    value: float, decimals: int, published: str | None, text: str
+) -> None:
+    assert digits(value, decimals, None if published is None else Decimal(published)) == text
+
+
+def test_differences_are_those_of_the_printed_numbers() -> None:
+    made, commits = published("p1-table6")
+    key = next(iter(commits))
+    three_seeds = [key, *list(commits)[1:3]]
+    for each in three_seeds:
+        commits[each]["metrics"]["dice"] -= 0.02
+    sheet = arrange(table_of(made, commits))
+    assert sheet.differences[0][:2] == ("−2.0", "0.0")
 
 
 def test_halves_are_rounded_as_on_paper() -> None:

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from orchestrator.results.layout import CONSTANT_MARK, Block, Labels, Sheet, Shown, arrange
-from orchestrator.results.notes import notes
+from orchestrator.results.layout import CONSTANT_MARK, MINUS, Block, Labels, Sheet, Shown
+from orchestrator.results.pages import Page, as_page
 from orchestrator.results.table import Table
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "—": "---", CONSTANT_MARK: r"$\dagger$",
+    "±": r"$\pm$", "—": "---", CONSTANT_MARK: r"$\dagger$", "…": r"\ldots{}", MINUS: "$-$", "→": r"$\rightarrow$",
+    "≤": r"$\leq$", "≥": r"$\geq$", "Δ": r"$\Delta$", "α": r"$\alpha$", "\u2009": r"\,", "\u202f": r"\,",
 }  # fmt: skip
 
 
-def latex(table: Table) -> str:
+def latex(shown: Table | Page) -> str:
     """A `table` environment: header comment, caption, booktabs tabular (ours above or beside published), footnotes."""
-    plan, sheet = table.plan, arrange(table)
+    page = as_page(shown)
+    sheet = page.sheet
     lines = [
-        *_comment(table),
+        *_comment(page),
         r"\begin{table}[t]",
         r"\centering\small",
-        rf"\caption{{{escape(plan.get('title') or plan['grid'])}}}",
-        rf"\label{{tab:{plan['grid']}}}",
+        rf"\caption{{{escape(page.title)}}}",
+        rf"\label{{tab:{page.name}}}",
         rf"\begin{{tabular}}{{{'l' * len(sheet.index)}{'r' * len(sheet.blocks[0].columns)}}}",
         r"\toprule",
         *_body(sheet),
@@ -32,7 +34,7 @@ def latex(table: Table) -> str:
         r"\end{tabular}",
         r"\par\medskip",
         r"\begin{minipage}{\linewidth}\footnotesize",
-        *(f"{escape(note)}\\par" for note in notes(table)),
+        *(f"{escape(note)}\\par" for note in page.notes),
         r"\end{minipage}",
         r"\end{table}",
     ]
@@ -40,23 +42,19 @@ def latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text with every character that LaTeX would read as a command made literal."""
-    return "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
+    """Text with every character that LaTeX would read as a command, or that pdflatex does not know, made literal."""
+    return "".join(SPECIAL.get(character) or _known(character) for character in " ".join(text.split()))
 
 
-def _comment(table: Table) -> Iterator[str]:
-    plan = table.plan
-    seeds = sorted({group.n_asked for group in table.groups if not group.constant and group.n_asked}) or [0]
-    n = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    facts = {
-        "grid": plan["grid"],
-        "profile": plan["profile"],
-        "plan": plan["plan"],
-        "n": f"{n} (seeds asked for in a group)",
-        "made by": plan.get("command") or "",
-        "needs": r"\usepackage{booktabs}",
-    }
-    for name, value in facts.items():
+def _known(character: str) -> str:
+    """A letter of a European language, or quotes and dashes, as they are; another one by its number."""
+    number = ord(character)
+    plain = 0x20 <= number < 0x7F or 0xA1 <= number < 0x180 or character in "–‘’“”•"
+    return character if plain else f"[U+{number:04X}]"
+
+
+def _comment(page: Page) -> Iterator[str]:
+    for name, value in {**page.facts, "needs": r"\usepackage{booktabs}"}.items():
         yield f"% {name}: {' '.join(str(value).split())}"
 
 
@@ -109,6 +107,6 @@ def _rows(sheet: Sheet, block: Block) -> Iterator[str]:
 def _cell(cell: Shown) -> str:
     if not cell.mean:
         return escape(cell.word)
-    number = rf"{cell.mean} \pm {cell.std}" if cell.std else cell.mean
+    number = rf"{cell.mean} \pm {cell.std}" if cell.std else cell.mean.replace(MINUS, "-")
     number = rf"$\mathbf{{{number}}}$" if cell.bold else f"${number}$"
     return f"{number} {escape(cell.mark)}" if cell.mark else number

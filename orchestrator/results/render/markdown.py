@@ -5,22 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from orchestrator.results.layout import Block, Sheet, Shown, arrange
-from orchestrator.results.notes import notes
+from orchestrator.results.layout import Block, Sheet, Shown
+from orchestrator.results.pages import Page, as_page
 from orchestrator.results.table import Table
 
 SPECIAL = re.compile(r"([\\`*_<>|\[\]])")
 
 
-def markdown(table: Table) -> str:
+def markdown(shown: Table | Page) -> str:
     """Title, table (ours and published) and footnotes."""
-    plan, sheet = table.plan, arrange(table)
-    parts = [f"## {_escape(plan.get('title') or plan['grid'])}"]
-    parts.append(_escape(f"Grid {plan['grid']}, profile {plan['profile']}, plan {plan['plan']}"))
-    for block in sheet.blocks:
+    page = as_page(shown)
+    parts = [f"## {_escape(page.title)}", _escape(page.origin)]
+    for block in page.sheet.blocks:
         parts += [f"**{block.title}**"] if block.title else []
-        parts.append(_grid(sheet, block))
-    parts.append("\n".join(f"- {_escape(note)}" for note in notes(table)))
+        parts.append(_grid(page.sheet, block))
+    parts.append("\n".join(f"- {_escape(note)}" for note in page.notes))
     return "\n\n".join(parts) + "\n"
 
 
@@ -42,7 +41,7 @@ def _line(row: Iterable[str], widths: list[int], left: int) -> str:
 def _cell(cell: Shown) -> str:
     if not cell.mean:
         return cell.word
-    number = f"{cell.mean} ± {cell.std}" if cell.std else cell.mean
+    number = cell.number
     number = f"**{number}**" if cell.bold else number
     return f"{number} {cell.mark}".rstrip()
 

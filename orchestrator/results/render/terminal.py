@@ -8,24 +8,24 @@ from rich.console import Console
 from rich.table import Table as Screen
 from rich.text import Text
 
-from orchestrator.results.layout import Block, Sheet, Shown, arrange
-from orchestrator.results.notes import notes
+from orchestrator.results.layout import Block, Sheet, Shown
+from orchestrator.results.pages import Page, as_page
 from orchestrator.results.table import Table
 
 WIDTH_OF_A_PIPE = 400  # a file or pipe has no width: lines must not be cut
 
 
-def terminal(table: Table, stream: IO[str]) -> None:
+def terminal(shown: Table | Page, stream: IO[str]) -> None:
     """Print title, table and footnotes to `stream`; in a narrow terminal cells wrap and no digit is lost."""
     console = Console(file=stream, width=None if stream.isatty() else WIDTH_OF_A_PIPE, highlight=False)
-    plan, sheet = table.plan, arrange(table)
-    console.print(Text(str(plan.get("title") or plan["grid"]), style="bold"))
-    console.print(Text(f"grid {plan['grid']}, profile {plan['profile']}, plan {plan['plan']}", style="dim"))
-    for block in sheet.blocks:
+    page = as_page(shown)
+    console.print(Text(page.title, style="bold"))
+    console.print(Text(page.origin, style="dim"))
+    for block in page.sheet.blocks:
         console.print()
-        console.print(_screen(sheet, block))
+        console.print(_screen(page.sheet, block))
     console.print()
-    for note in notes(table):
+    for note in page.notes:
         console.print(Text(f"  {note}", style="dim"))
 
 
@@ -45,5 +45,5 @@ def _screen(sheet: Sheet, block: Block) -> Screen:
 def _cell(cell: Shown) -> Text:
     if not cell.mean:
         return Text(cell.word, style="red" if cell.word in ("failed", "blocked") else "dim")
-    text = Text(f"{cell.mean} ± {cell.std}" if cell.std else cell.mean, style="bold" if cell.bold else "")
+    text = Text(cell.number, style="bold" if cell.bold else "")
     return text.append(f" {cell.mark}", style="yellow") if cell.mark else text
