@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TextIO
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TextIO
+
+from orchestrator.passwords import without_passwords
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +23,14 @@ _json_out: int | None = None
 
 class Refused(Exception):
     """The request is wrong; nothing has run."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that repeats no password of a mistyped option."""
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse: the usage, the message, and exit code 2."""
+        super().error(without_passwords(message))
 
 
 def guarded(main: Callable[P, int]) -> Callable[P, int]:
@@ -76,9 +86,9 @@ def human_console(*, stderr: bool = True) -> Console:
 
 
 def say(console: Console, text: object) -> None:
-    """Print text as it is: no markup, no colours for numbers, no breaks inside paths."""
+    """Print text as it is, less passwords: no markup, no colours for numbers, no breaks inside paths."""
     try:
-        console.print(str(text), markup=False, highlight=False, soft_wrap=True)
+        console.print(without_passwords(str(text)), markup=False, highlight=False, soft_wrap=True)
     except OSError:  # the terminal has gone, or the disk behind it is full
         console.quiet = True
 
@@ -113,7 +123,7 @@ def print_json(value: object) -> None:
     Raises:
         OutputLost: stdout does not take it (a full disk).
     """
-    text = json.dumps(value) + "\n"
+    text = without_passwords(json.dumps(value)) + "\n"
     try:
         if _json_out is None:
             print(text, end="", flush=True)

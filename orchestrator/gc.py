@@ -52,13 +52,14 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    args = parser().parse_args(argv)
+    from orchestrator.execute.trials import settled
     from orchestrator.record.garbage import find
     from orchestrator.record.store import StoreError, open_store
 
-    args = parser().parse_args(argv)
     try:
         store = open_store(args.store)
-        found = find(store, keep_plans=args.keep_plans)
+        found = find(store, keep_plans=args.keep_plans, settle=lambda plan: settled(plan, store))
         return _act(args, store, found)
     except StoreError as error:
         say(human_console(), f"error: {error}")

@@ -8,8 +8,9 @@ import shlex
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlparse
 
 from orchestrator.command_line import (
@@ -17,6 +18,7 @@ from orchestrator.command_line import (
     INCOMPLETE,
     INTERRUPTED,
     WRONG_REQUEST,
+    Parser,
     Refused,
     clean_stdout,
     guarded,
@@ -25,6 +27,7 @@ from orchestrator.command_line import (
     print_json,
     say,
 )
+from orchestrator.passwords import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,17 +36,17 @@ if TYPE_CHECKING:
 
     from orchestrator.execute.driver import Report, Where
     from orchestrator.grid.load import Request
+    from orchestrator.look_rounds import Rounds
     from orchestrator.plan.build import Plans
     from orchestrator.plan.diff import Diff
     from orchestrator.record.store import Store
 
-SHOWN_FAULTS = 20
 TRACKING = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of the contract."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m orchestrator.run_grid",
         description="Run pretrain -> finetune grids. Finished stages are reused; the same command is the resume.",
     )
@@ -75,52 +78,65 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from orchestrator.execute.interrupts import interruptible
-
     args = parser().parse_args(argv)
     args.begun = False
+    from orchestrator.execute.interrupts import interruptible
+
     began = time.monotonic()
     console = human_console()
     try:
         with interruptible(), clean_stdout(args.json):
             return _run(args, console, began)
-    except Refused as error:
-        say(console, f"error: {error}")
-        return WRONG_REQUEST
     except KeyboardInterrupt:
         kept = "interrupted; finished stages are kept, the same command goes on from here"
         say(console, kept if args.begun else "interrupted before anything ran")
         return INTERRUPTED
+    except _refusals() as error:
+        say(console, f"error: {error}")
+        return INCOMPLETE if args.begun else WRONG_REQUEST
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What ends a run with its message."""
+    from orchestrator.execute.preparation import CannotRun
+    from orchestrator.grid.errors import GridError
+    from orchestrator.record.store import StoreError
+    from orchestrator.results import ResultsError
+    from trainables.data import WrongRequest
+
+    return Refused, CannotRun, GridError, StoreError, ResultsError, WrongRequest
 
 
 def _run(args: argparse.Namespace, console: Console, began: float) -> int:
-    requests = _requests(args)
-    store = _open(args)
-    folded = _build(requests, _data_root(args), console)
-    built = _unfold(args, folded, store)
-    found = _diff(args, built, store)
-    if args.dry_run:
-        return _show_plan(args, found, built, console, requests[0].grid.run.pack)
-    _refuse_bad_data(built, found)
+    from orchestrator.execute.preparation import compare, examined, refuse_bad_data, unfold
+    from orchestrator.look_rounds import Rounds, merged
     from orchestrator.plan.build import new_plan_id
 
+    requests = _requests(args)
+    store = _open(args)
+    folded = examined(requests, _data_root(args), lambda text: say(console, text))
+    rounds = Rounds([] if args.stage else requests, store)
+    held = partial(compare, store=store, retry_failed=args.retry_failed, stage=args.stage)
+    built, found = rounds.until_something_to_do(unfold(folded, store, retry_failed=args.retry_failed), held)
+    if args.dry_run:
+        return _show_plan(args, found, built, console, requests[0].grid.run.pack, rounds)
+    refuse_bad_data(built, found)
     plan_id = new_plan_id()
     before = store.finished() if args.stage else set()
     where = _where(args, store)
     for text in built.notes:
         say(console, f"note: {text}")
-    report = _execute(
-        args,
-        requests,
-        found,
-        store,
-        where,
-        plan_id,
-        console,
-        before=lambda: _save(args, requests, built, store, plan_id),
-    )
+    reused = len(found.keys("reused"))
+    save = partial(_save, args, requests, store=store, plan_id=plan_id)
+    report = _execute(args, requests, found, store, where, plan_id, console, before=partial(save, built))
+    while not (report.interrupted or report.stopped) and rounds.advance(built):
+        built, found = rounds.until_something_to_do(unfold(folded, store, retry_failed=args.retry_failed), held)
+        for line in rounds.lines():
+            say(console, line)
+        more = _execute(args, requests, found, store, where, plan_id, console, before=partial(save, built))
+        report = merged(report, more)
     if any(plan.studies for plan in built.plans):
-        _save(args, requests, _unfold(args, folded, store), store, plan_id)  # cells have the keys of winners now
+        _save_winners(args, requests, folded, rounds, store, plan_id, console)
     if args.stage:
         from orchestrator.execute.summary import comparison
 
@@ -129,31 +145,53 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
             say(console, line)
     wall = round(time.monotonic() - began, 1)
     about = {"plan": plan_id, "wall_seconds": wall, "store": args.store, "tracking_uri": where.tracking_uri}
+    if rounds:
+        about |= {"reused": reused, "looks": rounds.record()}
+        for line in rounds.lines():
+            say(console, line)
     return _conclude(args, found, report, console, about)
 
 
 def _save(args: argparse.Namespace, requests: list[Request], built: Plans, store: Store, plan_id: str) -> None:
     from orchestrator.plan.build import plan_record
 
-    args.begun = True
-    if args.stage:
-        return  # a look at one stage is no new plan of the grid
-    command = "python -m orchestrator.run_grid " + shlex.join(sys.argv[1:])
+    command = without_passwords("python -m orchestrator.run_grid " + shlex.join(sys.argv[1:]))
     for request, plan in zip(requests, built.plans, strict=True):
-        store.save_plan(plan_record(request, plan, plan_id=plan_id, command=command, data_root=_data_root(args)))
+        record = plan_record(request, plan, plan_id=plan_id, command=command, data_root=_data_root(args))
+        if not args.stage:  # a look at one stage is no new plan of the grid
+            store.save_plan(record)
+    args.begun = True
+
+
+def _save_winners(
+    args: argparse.Namespace,
+    requests: list[Request],
+    folded: Plans,
+    rounds: Rounds,
+    store: Store,
+    plan_id: str,
+    console: Console,
+) -> None:
+    """Save the plan once more: its cells have the keys of winners now.
+
+    That fixes them for this plan, should the study grow. It may fail: who reads a plan finds the winners of the moment.
+    """
+    from orchestrator.execute.preparation import unfold
+    from orchestrator.record.store import StoreError
+
+    try:
+        found = unfold(folded, store, retry_failed=args.retry_failed)
+        _save(args, requests, rounds.released(found), store, plan_id)
+    except StoreError as error:
+        say(console, f"warning: {error}")
 
 
 def _requests(args: argparse.Namespace) -> list[Request]:
-    from orchestrator.grid.errors import GridError
     from orchestrator.grid.load import load_request
-    from orchestrator.results import ResultsError
 
     names = list(dict.fromkeys(args.grids or ["smoke"]))
-    try:
-        requests = [load_request(n, profile=args.profile, overrides=args.overrides, only=args.only) for n in names]
-        _refuse_unknown_references(requests)
-    except (GridError, ResultsError) as error:
-        raise Refused(error) from None
+    requests = [load_request(n, profile=args.profile, overrides=args.overrides, only=args.only) for n in names]
+    _refuse_unknown_references(requests)
     called = [request.grid.grid for request in requests]
     twice = [name for name in called if called.count(name) > 1]
     if twice:
@@ -171,90 +209,12 @@ def _refuse_unknown_references(requests: list[Request]) -> None:
 
 
 def _open(args: argparse.Namespace) -> Store:
-    from orchestrator.record.store import StoreError, open_store
+    from orchestrator.record.store import open_store
 
-    try:
-        store = open_store(args.store, create=not args.dry_run)
-        if not args.dry_run:
-            store.probe(f"start-{os.getpid()}")
-        return store
-    except StoreError as error:
-        raise Refused(error) from None
-
-
-def _build(requests: list[Request], data_root: Path, console: Console) -> Plans:
-    from orchestrator.plan.build import build
-    from trainables.data import WrongRequest
-
-    last = [time.monotonic()]
-
-    def progress(reader: str, done: int, total: int) -> None:
-        if time.monotonic() - last[0] > 2 or (done == total and total > 500):
-            last[0] = time.monotonic()
-            say(console, f"checking {reader}: {done} of {total} files")
-
-    try:
-        return build(requests, data_root, on_progress=progress)
-    except WrongRequest as error:
-        raise Refused(error) from None
-
-
-def _unfold(args: argparse.Namespace, built: Plans, store: Store) -> Plans:
-    """The plans with the trials that the store knows."""
-    from dataclasses import replace
-
-    from orchestrator.execute.trials import unfolded
-    from orchestrator.record.store import StoreError
-
-    try:
-        return replace(built, plans=unfolded(built.plans, store, retry_failed=args.retry_failed))
-    except StoreError as error:
-        raise Refused(error) from None
-
-
-def _diff(args: argparse.Namespace, built: Plans, store: Store) -> Diff:
-    from dataclasses import replace
-
-    from orchestrator.plan.diff import diff, restrict
-    from orchestrator.plan.durations import costed, worth_reading
-    from orchestrator.record.store import StoreError
-
-    stages = {key: stage for plan in built.plans for key, stage in plan.stages.items()}
-    try:
-        finished = store.finished()
-        unfinished = stages.keys() - finished
-        learned = costed(stages, store.commits(worth_reading(stages, finished)).values())
-        failures = {} if args.retry_failed else store.failures(unfinished)
-    except StoreError as error:
-        raise Refused(error) from None
-    failed = {k: f["error"] for k, f in failures.items() if f["outcome"] == "failed" and f.get("cause") == "stage"}
-    plans = [replace(plan, stages={key: learned[key] for key in plan.stages}) for plan in built.plans]
-    found = diff(plans, finished, failed)
-    if args.stage is not None:
-        matches = [key for key in found.stages if key.startswith(args.stage)]
-        if len(matches) != 1:
-            some = f" ({', '.join(matches[:3])}{', ...' if len(matches) > 3 else ''})" if matches else ""
-            raise Refused(
-                f"--stage {args.stage}: {len(matches)} stages of this plan have such a key{some}; expected one"
-            )
-        stage = found.stages[matches[0]]
-        if stage.awaits or not stage.proposed:
-            lacks = "waits for its study to end" if stage.awaits else "has no settings yet"
-            raise Refused(f"--stage {args.stage}: {stage.kind} {stage.name} {lacks}; run the grid first")
-        found = restrict(found, matches[0])
-    return found
-
-
-def _refuse_bad_data(built: Plans, found: Diff) -> None:
-    """Files that are there and wrong stop everything; absent data stop only when nothing else is left to do."""
-    if built.faults:
-        shown = "\n  ".join(built.faults[:SHOWN_FAULTS])
-        more = len(built.faults) - SHOWN_FAULTS
-        raise Refused(
-            f"the data have faults; nothing was run:\n  {shown}" + (f"\n  ... {more} more" if more > 0 else "")
-        )
-    if found.causes and not (found.planned or found.keys("reused") or found.keys("failed")):
-        raise Refused("nothing can run:\n  " + "\n  ".join(found.causes))
+    store = open_store(args.store, create=not args.dry_run)
+    if not args.dry_run:
+        store.probe(f"start-{os.getpid()}")
+    return store
 
 
 def _where(args: argparse.Namespace, store: Store) -> Where:
@@ -285,7 +245,6 @@ def _execute(
     from orchestrator.execute.outcome import ClusterError, Job
     from orchestrator.execute.summary import headline
     from orchestrator.execute.view import LineView, LiveView
-    from orchestrator.record.store import StoreError
     from orchestrator.record.tracking import TrackingError
 
     run = requests[0].grid.run
@@ -308,7 +267,7 @@ def _execute(
             return execute(
                 found, store, job, run, where, view, lambda text: say(console, f"warning: {text}"), before=before
             )
-    except (StoreError, TrackingError, ClusterError) as error:
+    except (TrackingError, ClusterError) as error:
         raise Refused(error) from None
 
 
@@ -324,26 +283,23 @@ def _conclude(args: argparse.Namespace, found: Diff, report: Report, console: Co
     return INCOMPLETE if report.failed or report.blocked or report.stopped else FINISHED
 
 
-def _show_plan(args: argparse.Namespace, found: Diff, built: Plans, console: Console, pack: int) -> int:
+def _show_plan(args: argparse.Namespace, found: Diff, built: Plans, console: Console, pack: int, rounds: Rounds) -> int:
+    from orchestrator.execute.preparation import forecast
     from orchestrator.plan.diff import summary
     from orchestrator.plan.show import print_plan
 
     totals = {**summary(found), "faults": list(built.faults), "notes": list(built.notes)}
     if args.devices:
-        totals["forecast"] = _forecast(found, args.devices, pack)
+        totals["forecast"] = forecast(found, args.devices, pack)
+    if rounds:
+        totals["looks"] = rounds.record()
     if args.json:
         print_json(totals)
     else:
         print_plan(found, totals, console)
+        for line in rounds.lines():
+            say(console, line)
     return FINISHED
-
-
-def _forecast(found: Diff, devices: int, pack: int) -> dict[str, Any]:
-    from orchestrator.execute.frontier import Frontier
-    from orchestrator.plan.makespan import all_known, forecast
-
-    stages = all_known(found)
-    return forecast(Frontier(stages, finished=found.keys("reused")), stages, devices, most=pack)
 
 
 def _data_root(args: argparse.Namespace) -> Path:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from orchestrator.command_line import (
     INCOMPLETE,
     INTERRUPTED,
     WRONG_REQUEST,
+    Parser,
     guarded,
     human_console,
     print_json,
@@ -25,21 +24,14 @@ from orchestrator.command_line import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.plan.stages import Plan, Stage
-    from orchestrator.plan.studies import Trial
     from orchestrator.record.store import Store
 
-STALE_SECONDS = 60.0
 SHOWN = 20
-
-
-class Unknown(Exception):
-    """The store has no such plan or key. The message is for the user."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of the contract."""
-    p = argparse.ArgumentParser(prog="python -m orchestrator.status", description=__doc__)
+    p = Parser(prog="python -m orchestrator.status", description=__doc__)
     p.add_argument(
         "grid", nargs="?", metavar="GRID", help="built-in name or YAML path (default: the newest in the store)"
     )
@@ -60,11 +52,12 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from orchestrator.record.store import StoreError, open_store
-
     args = parser().parse_args(argv)
     if args.register is not None and not args.export:
         parser().error("--register goes with --export")
+    from orchestrator.execute.state import Unknown
+    from orchestrator.record.store import StoreError, open_store
+
     console = human_console(stderr=args.json)
     try:
         store = open_store(args.store)
@@ -83,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace, store: Store, console: Console) -> int:
+    from orchestrator.execute.state import Unknown
     from orchestrator.record.export import ExportError, fetch, require_empty, write
     from orchestrator.record.tracking import TrackingError, default_uri
 
@@ -110,12 +104,17 @@ def _export(args: argparse.Namespace, store: Store, console: Console) -> int:
 
 
 def _sync(args: argparse.Namespace, store: Store, console: Console) -> int:
+    from orchestrator.execute.state import Unknown
+    from orchestrator.execute.trials import settled
     from orchestrator.record.reconcile import sync
     from orchestrator.record.tracking import Tracker, TrackingError, default_uri
 
     uri = args.tracking_uri or default_uri(store.folder)
     try:
-        ended, missed = sync(store, Tracker(uri, args.experiment), lambda text: say(console, f"warning: {text}"))
+        tracker = Tracker(uri, args.experiment)
+        ended, missed = sync(
+            store, tracker, lambda text: say(console, f"warning: {text}"), lambda plan: settled(plan, store)
+        )
     except TrackingError as error:
         raise Unknown(error) from None
     if args.json:
@@ -125,14 +124,14 @@ def _sync(args: argparse.Namespace, store: Store, console: Console) -> int:
 
 
 def _one_key(args: argparse.Namespace, store: Store, console: Console) -> int:
-    stage, plan, studies = _find(args.explain or args.replay, store)
-    if args.replay:
-        print(_replay(stage, plan, args.store))
-        return 0
+    from orchestrator.execute.state import every_stage, find_stage, replay
     from orchestrator.plan.explain import differences, flat_identity, most_similar
 
-    everyone = {s.key: s for _, record in _plans(store) for s in _stages(record, store)}
-    other = most_similar(stage, everyone.values())
+    stage, plan, studies = find_stage(args.explain or args.replay, store)
+    if args.replay:
+        print(replay(stage, plan, args.store))
+        return 0
+    other = most_similar(stage, every_stage(store).values())
     parts = differences(stage, other) if other else []
     if args.json:
         like = {"key": other.key, "name": other.name, "differs": parts} if other else None
@@ -152,68 +151,13 @@ def _one_key(args: argparse.Namespace, store: Store, console: Console) -> int:
     return 0
 
 
-def _plans(store: Store) -> list[tuple[str, dict[str, Any]]]:
-    return [(grid, store.load_plan(grid, plan)) for grid in store.grids() for plan in store.plans(grid)[::-1]]
-
-
-def _unfolded(record: dict[str, Any], store: Store) -> tuple[Plan, dict[str, list[Trial]]]:
-    """A stored plan with the trials that its studies have by now, and those by study."""
-    from orchestrator.plan.build import restore_plan
-
-    plan = restore_plan(record)
-    if not plan.studies:
-        return plan, {}
-    from orchestrator.execute.trials import read_trials
-    from orchestrator.plan.studies import unfold
-
-    known = {key: read_trials(store, study) for key, study in plan.studies.items()}
-    return unfold(plan, known), known
-
-
-def _stages(record: dict[str, Any], store: Store) -> list[Stage]:
-    return list(_unfolded(record, store)[0].stages.values())
-
-
-def _find(prefix: str, store: Store) -> tuple[Stage, dict[str, Any], list[str]]:
-    """The stage, the record of the newest plan that holds it, and what it has to do with studies."""
-    from orchestrator.plan.study_state import part_in_studies
-
-    found: dict[str, tuple[Stage, dict[str, Any], list[str]]] = {}
-    for _, record in _plans(store):
-        plan, known = _unfolded(record, store)
-        for stage in plan.stages.values():
-            if stage.key.startswith(prefix) and stage.key not in found:
-                found[stage.key] = stage, record, part_in_studies(stage, plan.studies, known)
-    if not found:
-        raise Unknown(f"no stage in a plan of {store.uri} has a key that begins with {prefix!r}")
-    if len(found) > 1:
-        raise Unknown(f"{len(found)} keys begin with {prefix!r}: {', '.join(sorted(found)[:5])}")
-    return next(iter(found.values()))
-
-
-def _replay(stage: Stage, plan: dict[str, Any], store: str) -> str:
-    """The command: the plan's own request, cut down to one stage and kept in this process."""
-    words = ["python", "-m", "orchestrator.run_grid", plan["grid"] if _is_builtin(plan) else plan["source"]]
-    words += ["--profile", plan["profile"]]
-    words += [word for text in plan["overrides"] for word in ("--set", text)]
-    words += [word for text in plan["only"] for word in ("--only", text)]
-    words += ["--data-root", plan["data_root"], "--store", store, "--executor", "inline", "--stage", stage.key]
-    return shlex.join(words)
-
-
-def _is_builtin(plan: dict[str, Any]) -> bool:
-    """A user's file may bear the name of a built-in grid."""
-    from orchestrator.grid.load import SPACES
-
-    return bool(plan["source"] == str(SPACES / "grids" / f"{plan['grid']}.yaml"))
-
-
 def _show(args: argparse.Namespace, store: Store, console: Console) -> int:
+    from orchestrator.execute.state import newest_grid, plan_state
     from orchestrator.grid.load import grid_name
 
-    record = store.load_plan(grid_name(args.grid) if args.grid else _newest_grid(store), args.plan)
+    record = store.load_plan(grid_name(args.grid) if args.grid else newest_grid(store), args.plan)
     while True:
-        state = _state(store, record)
+        state = plan_state(store, record)
         if args.json:
             print_json(state)
             return 0
@@ -221,67 +165,6 @@ def _show(args: argparse.Namespace, store: Store, console: Console) -> int:
         if not args.watch or not state["running"]:
             return 0
         time.sleep(5)
-
-
-def _alive(lease: Mapping[str, Any], now: float) -> bool:
-    """Whether somebody works under a lease, as far as can be told from here."""
-    from orchestrator.record.leases import process_is_gone
-
-    return not lease.get("released") and now - lease["beat"] < STALE_SECONDS and not process_is_gone(dict(lease))
-
-
-def _newest_grid(store: Store) -> str:
-    newest = max(((store.plans(grid)[-1], grid) for grid in store.grids()), default=None)
-    if newest is None:
-        raise Unknown(f"store {store.uri} holds no plan yet; run a grid first")
-    return newest[1]
-
-
-def _state(store: Store, record: dict[str, Any]) -> dict[str, Any]:
-    from orchestrator.plan.diff import diff, standing
-    from orchestrator.plan.study_state import study_state
-
-    plan, known = _unfolded(record, store)
-    stages = plan.stages
-    finished = store.finished() & stages.keys()
-    unneeded = set(diff([plan], finished).keys("unneeded"))
-    now = time.time()
-    fresh = [b for k, b in store.leases().items() if k in stages and _alive(b, now)]
-    beats = [b for b in fresh if b["key"] not in finished]
-    running = {b["key"] for b in beats}
-    failed_trials = {trial.key for trials in known.values() for trial in trials if trial.state == "FAIL"}
-    failures = standing(store.failures(stages.keys() - finished - running - failed_trials), finished | running)
-    failed = {k for k, f in failures.items() if f["outcome"] == "failed"}
-    blocked = {k for k, s in stages.items() if s.blocked is not None or k in failures} - finished - running - failed
-    waiting = stages.keys() - finished - running - failed - blocked - unneeded - failed_trials
-    by_state = {
-        "succeeded": len(finished),
-        "running": len(running),
-        "failed": len(failed),
-        "blocked": len(blocked),
-        "waiting": len(waiting),
-    }
-    left = sum(stages[k].cost for k in running | waiting)
-    return {
-        "grid": record["grid"],
-        "plan": record["plan"],
-        "profile": record["profile"],
-        "stages": by_state,
-        "running": beats,
-        "eta_seconds": _eta(store, stages, finished, left, len(running)),
-        "studies": [study_state(study, known[key]) for key, study in plan.studies.items()],
-        "failures": [
-            {"key": k, "name": stages[k].name, "outcome": f["outcome"], "error": f["error"]}
-            for k, f in failures.items()
-        ],
-    }
-
-
-def _eta(store: Store, stages: Mapping[str, Stage], finished: set[str], left: float, workers: int) -> float | None:
-    """Cost left, at the speed at which finished stages of this plan went, on the workers that run now."""
-    spent = sum(c["seconds"] for c in store.commits(finished).values())
-    done = sum(stages[key].cost for key in finished)
-    return round(left * spent / done / workers, 1) if done and workers else None
 
 
 def _print(record: dict[str, Any], state: dict[str, Any], console: Console) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from orchestrator.plan.stages import Stage
 
 SMALL = frozenset({"finetune", "probe", "analysis"})  # kinds that travel in packs
+# A pack saves a second or so for each stage beside the first, and delays the end of the run by as much as it is longer
+# than one stage. So what is long travels alone.
+PACK_SECONDS = 120.0
 
 
 class Frontier:
@@ -80,7 +83,8 @@ class Frontier:
         return len(self._ready)
 
     def take(self, *, slots: int = 1, most: int = 1) -> list[Stage]:
-        """Take the next pack: the most urgent ready stage, with ready siblings of the same kind and parents beside it.
+        """Take the next pack: the most urgent ready stage, with ready siblings of the same kind and parents beside it,
+        of at most `PACK_SECONDS` together.
 
         Args:
             slots: workers that share what is ready; a pack takes at most half a share, so that none of them starves.
@@ -94,11 +98,12 @@ class Frontier:
             return pack
         # Half of a fair share: what follows evens out the ends. With whole ones the first pack, the dearest, ends last.
         size = min(most, math.ceil((len(self._ready) + 1) / (2 * slots if slots > 1 else 1)))
-        skipped = []
+        skipped, cost = list[Stage](), first.cost
         while self._ready and len(pack) < size:
             stage = self._pop()
-            if self._travels_with(stage, first):
+            if self._travels_with(stage, first) and cost + stage.cost <= PACK_SECONDS:
                 pack.append(stage)
+                cost += stage.cost
             else:
                 skipped.append(stage)
                 if len(skipped) >= 4 * most:
@@ -107,6 +112,10 @@ class Frontier:
             self.running.discard(stage.key)
             self._push(stage.key)
         return pack
+
+    def urgency(self, pack: Sequence[Stage]) -> float:
+        """Seconds of the longest chain that a pack begins; of packs that wait for a worker the greatest goes first."""
+        return self._path[pack[0].key]
 
     def _travels_with(self, stage: Stage, first: Stage) -> bool:
         like = stage.kind == first.kind and stage.parents == first.parents and stage.kind in SMALL

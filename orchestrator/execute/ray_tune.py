@@ -32,6 +32,7 @@ from orchestrator.execute.pack_trainable import PackTrainable
 from orchestrator.execute.ray_node import stopped_with_its_node
 from orchestrator.execute.resources import MeasuredShares, Shape, shape_of
 from orchestrator.execute.searcher import GraphSearcher, Packing, TellsDeaths
+from orchestrator.execute.warm_workers import give_free_workers_to_the_most_urgent
 from orchestrator.grid.schema import Run
 from orchestrator.record.store import Store, open_store
 
@@ -75,6 +76,7 @@ def run_on_ray(
     packing = _packing(frontier, job, run, local=local, max_concurrent=max_concurrent)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(packing.outstanding)
     let_tune_survive_memory_kills()
+    give_free_workers_to_the_most_urgent()
     searcher = GraphSearcher(frontier, job, listener, elsewhere, packing)
     scratch = Path(tempfile.mkdtemp(prefix="transfergrid-tune-"))
     try:
@@ -112,7 +114,9 @@ def _packing(frontier: Frontier, job: Job, run: Run, *, local: bool, max_concurr
     fitting = [n for n in nodes if n.get("GPU", 0) > 0] if any(shape.gpus for shape in shapes) else nodes
     slots = min((_slots(shape, nodes) for shape in shapes), default=1)
     slots = min(slots, max_concurrent or slots)
-    outstanding = max_concurrent or (slots + 1 if local else max(64, 2 * slots))
+    # One in waiting for each worker: Tune ends a worker that becomes free while no pack waits for it, and several may
+    # become free at one moment. On a cluster more, so that its autoscaler sees the demand.
+    outstanding = max_concurrent or (2 * slots if local else max(64, 2 * slots))
     largest = max((node.get("CPU", 1.0) for node in fitting), default=1.0)
     return Packing(run, slots, outstanding, gpus, largest, shares)
 

@@ -58,7 +58,7 @@ def run_stage(stage: Stage, job: Job, over: int = 0) -> Outcome:
     except StageError as error:
         return _failed(job, stage, lease, str(error), "", began, "stage")
     except DataError as error:  # an unmounted disk, say: the next run tries again
-        return _failed(job, stage, lease, str(error), "", began, "data")
+        return _failed(job, stage, lease, f"{error} (on host {socket.gethostname()})", "", began, "data")
     except StoreError as error:
         return _failed(job, stage, lease, str(error), "", began, "store")
     except Exception as error:

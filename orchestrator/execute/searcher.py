@@ -83,12 +83,13 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
         return {
             "cpus": shape.cpus,
             "gpus": shape.gpus,
+            "urgency": self._frontier.urgency(pack),
             "pack": json.dumps([[stage.record(), self._elsewhere.over(stage.key)] for stage in pack]),
             "job": json.dumps(replace(self._job, device_share=shape.gpus).__dict__),
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A stage of a pack has ended."""
+        """Stages of a pack have ended."""
         self._settle(result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -103,7 +104,7 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
 
     def worker_died(self, trial_id: str, error: BaseException | None) -> None:
         """Why the worker of a pack has died, as far as Ray knows."""
-        left = self._broken.pop(trial_id, [])
+        left = self._without_committed(self._broken.pop(trial_id, []))
         if left:
             self._inquests.append((Inquest(error), left[:1]))
             self._settle_left(left[1:], None)  # those had not begun
@@ -119,6 +120,16 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
             else:
                 self._settle_left(left, inquest)
         self._inquests = waiting
+
+    def _without_committed(self, left: list[Stage]) -> list[Stage]:
+        """Settle what the worker had finished and not reported. The first of the rest is what it was at."""
+        try:
+            committed = open_store(self._job.store).commits(stage.key for stage in left)
+        except StoreError:
+            return left  # told by whoever settles these
+        for key in committed:
+            self._listener.settle(self._frontier, Outcome(key, "succeeded"))
+        return [stage for stage in left if stage.key not in committed]
 
     def _settle_left(self, left: list[Stage], inquest: Inquest | None) -> None:
         """What is left of a pack: finished all the same, to be tried again, or failed with its worker too often."""
@@ -163,8 +174,8 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
         return Outcome(stage.key, "failed", error=text, cause="worker")
 
     def _settle(self, result: Mapping[str, Any]) -> None:
-        if "outcome" in result:
-            self._settle_outcome(Outcome(**json.loads(result["outcome"])))
+        for outcome in json.loads(result.get("outcomes", "[]")):
+            self._settle_outcome(Outcome(**outcome))
 
     def _settle_outcome(self, outcome: Outcome) -> None:
         self._alone[outcome.key] = outcome.cause

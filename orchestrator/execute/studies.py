@@ -15,7 +15,8 @@ from orchestrator.execute.outcome import Outcome
 from orchestrator.execute.sampling import SpaceChanged, propose
 from orchestrator.execute.trials import read_trials
 from orchestrator.plan.stages import Stage, Study
-from orchestrator.plan.studies import Trial, ended, family, is_over, may_propose, settle, trial_stage, winner
+from orchestrator.plan.studies import Trial, ended, family, is_over, may_propose, trial_stage, winner
+from orchestrator.plan.unfold import moved, settle
 from orchestrator.record.store import Store
 
 Admitted = Callable[[Stage, str], None]
@@ -51,6 +52,7 @@ class Studies:
         self.trials: dict[str, list[Trial]] = {}
         self._admitted_trials: dict[str, Stage] = {}
         self._held: dict[str, Stage] = {}  # while one of the same family is in work: it will train the same steps
+        self._keys: dict[str, str] = {}  # of stages that waited: what they are called now
         self._lost: dict[str, str] = {}  # trial key -> an error that is no result of the trial
 
     @property
@@ -172,8 +174,10 @@ class Studies:
             or f"its parent {frontier.stages[parent].name!r} failed: " + (frontier.failed[parent])
         )
         root = frontier.roots.get(parent, parent)
+        gone: set[str] = set()
         for key, stage in list(self._waiting.items()):
-            if study in stage.awaits.values():
+            if study in stage.awaits.values() or gone.intersection(stage.parents.values()):
+                gone.add(key)
                 del self._waiting[key]
                 self._admitted(stage, key)
                 frontier.block(stage, cause, root)
@@ -195,21 +199,26 @@ class Studies:
             lost: studies that cannot be decided in this run, and why.
         """
         ready: dict[str, Stage] = {}
-        for key, stage in list(self._waiting.items()):
+        for key, waiting in list(self._waiting.items()):
+            stage = moved(waiting, self._keys)
             causes = [lost[study] for study in stage.awaits.values() if study in lost]
             found = settle(stage, self._studies, self.trials) if not causes else stage
             blocked = f"a trial of its study could not be run: {causes[0]}" if causes else found.blocked
-            if found.awaits and blocked is None:
+            above = next((parent for parent in found.parents.values() if parent in frontier.blocked), None)
+            blocked = blocked or (frontier.blocked[above] if above is not None else None)
+            still = found.awaits or any(parent in self._waiting for parent in found.parents.values())
+            if still and blocked is None:
                 continue
             del self._waiting[key]
+            self._keys[key] = found.key
             self._admitted(found, key)
             if blocked is not None:
-                frontier.block(found, blocked)
+                frontier.block(found, blocked, None if above is None else frontier.roots[above])
                 self._listener.blocked(frontier, found.key)
             else:
                 ready[found.key] = found
         done = self._store.commits(ready)
-        frontier.reuse(winner for stage in ready.values() for winner in stage.parents.values())
+        frontier.reuse(p for stage in ready.values() for p in stage.parents.values() if p not in ready)
         frontier.add(ready)
         for key in done:
             self._listener.settle(frontier, Outcome(key, "succeeded", executed=False))

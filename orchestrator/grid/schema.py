@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -12,70 +12,19 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    create_model,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     model_validator,
 )
 
-from trainables import settings
-from trainables.settings.datasets import PREPARE_SETTINGS
+from orchestrator.grid.sections import check_section as check_section  # for those who look for it here
+from orchestrator.grid.sections import no_bool, once
 from trainables.settings.networks import NETWORK_SETTINGS
 
 DEFAULT_NETWORK = "conrec-unet"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Scenario = Literal["random-init", "cls-enc", "seg-enc-dec", "seg-enc", "probe", "constant"]
 NeedsPretext = frozenset({"cls-enc", "seg-enc-dec", "seg-enc"})
-
-
-def _no_bool(value: Any) -> Any:
-    """Python takes `true` for 1; no user means that."""
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, but got {str(value).lower()}")
-    return value
-
-
-def _once(values: Any) -> Any:
-    twice = [v for v in values or [] if (values or []).count(v) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]!r} stands here twice; keep one")
-    return values
-
-
-def _checked(hint: Any) -> Any:
-    """A field's type, with the checks that every field of that type gets."""
-    if hint in (int, float, int | None, float | None):
-        return Annotated[hint, BeforeValidator(_no_bool)]
-    if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:  # a choice of several
-        return Annotated[hint, Field(min_length=1), AfterValidator(_once)]
-    return hint
-
-
-def _strict(cls: type) -> type[BaseModel]:
-    """A pydantic model of a settings dataclass; the limits stand in the metadata of its fields."""
-    hints = get_type_hints(cls)
-    described: dict[str, Any] = {}
-    for dial in fields(cls):
-        default = (
-            {"default": dial.default} if dial.default is not MISSING else {"default_factory": dial.default_factory}
-        )
-        described[dial.name] = (_checked(hints[dial.name]), Field(**default, **dial.metadata))
-    config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
-    return create_model(cls.__name__, __config__=config, **described)
-
-
-_CHECKS: dict[type, type[BaseModel]] = {
-    cls: _strict(cls)
-    for cls in (
-        *settings.SECTIONS.values(),
-        *settings.PRETEXT_SETTINGS.values(),
-        *settings.DATASET_OPTIONS.values(),
-        *NETWORK_SETTINGS.values(),
-        *PREPARE_SETTINGS.values(),
-    )
-}
-
-
-def check_section(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete section as JSON values, defaults filled in. Raises pydantic's ValidationError."""
-    return _CHECKS[cls].model_validate(dict(values)).model_dump(mode="json")
 
 
 class Model(BaseModel):
@@ -84,11 +33,62 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Number = Annotated[float, BeforeValidator(_no_bool)]
+Whole = Annotated[int, BeforeValidator(no_bool)]
+Number = Annotated[float, BeforeValidator(no_bool)]
 Fraction = Annotated[Number, Field(gt=0, le=1)]
 Seed = Annotated[Whole, Field(ge=0)]
-Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_once)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(once)]
+
+
+class SeedLooks(Model):
+    """`seeds: {looks: [3, 5, 10, 20], until: claims}`: more seeds only for the cells whose claims are open at a look.
+
+    The seeds are 0, 1, 2, ...; `rule` says how alpha is spent over the looks (`results.statistics.looks`).
+    """
+
+    looks: list[Annotated[Whole, Field(ge=2)]]
+    until: Literal["claims"] = "claims"
+    rule: Literal["pocock", "obrien-fleming"] = "pocock"
+
+    @model_validator(mode="after")
+    def _ascending(self) -> SeedLooks:
+        if len(self.looks) < 2 or any(a >= b for a, b in pairwise(self.looks)):
+            raise ValueError(f"expected two looks or more, each with more seeds than the one before, not {self.looks}")
+        return self
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if value is not None and not isinstance(value, list) else value
+
+
+_Several = (BeforeValidator(_one_or_more), Field(min_length=1), AfterValidator(once))
+Texts = Annotated[list[str], *_Several]
+
+
+class Cells(Model):
+    """Some cells of a grid: on each axis named here they have one of its values. `grid`: of which, else of this one."""
+
+    grid: str | None = None
+    scenario: Annotated[list[Scenario], *_Several] | None = None
+    model: Texts | None = None
+    pretext: Texts | None = None
+    pretext_data: Texts | None = None
+    network: Texts | None = None
+    frozen: bool | None = None
+    dataset: Texts | None = None
+    fraction: Annotated[list[Fraction], *_Several] | None = None
+    seed: Annotated[list[Seed], *_Several] | None = None
+
+    def take(self, cell: Mapping[str, Any]) -> bool:
+        """Whether a cell with these values is one of them."""
+        return all(
+            wanted is None or cell[axis] in (wanted if isinstance(wanted, list) else [wanted])
+            for axis, wanted in self
+            if axis != "grid"
+        )
+
+
+Selections = Annotated[list[Cells], BeforeValidator(_one_or_more), Field(min_length=1)]
 
 
 # Of a pretext's entry in a grid, what is no dial of the method itself.
@@ -134,7 +134,7 @@ class Column(Model):
 
     dataset: str
     pretext_data: str | None = None
-    fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_once)] | None = None
+    fractions: Annotated[list[Fraction], Field(min_length=1), AfterValidator(once)] | None = None
     n_train: dict[Number, Annotated[Whole, Field(ge=1)]] = {}
 
     @model_validator(mode="after")
@@ -146,12 +146,12 @@ class Column(Model):
 
 
 Axis = Literal["scenario", "model", "pretext_data", "network", "frozen", "dataset", "fraction", "metric"]
-Axes = Annotated[list[Axis], AfterValidator(_once)]
+Axes = Annotated[list[Axis], AfterValidator(once)]
 Metrics = Annotated[
     list[str],
     BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     Field(min_length=1),
-    AfterValidator(_once),
+    AfterValidator(once),
 ]
 
 
@@ -184,6 +184,9 @@ class Run(Model):
     lease_seconds: Number = Field(60.0, gt=0, description="how long a silent run keeps its stages from others")
     max_failures: Whole = Field(
         2, ge=0, description="how often a stage is tried again after its worker process died, its node living on"
+    )
+    keep_weights: Annotated[list[Cells], BeforeValidator(_one_or_more)] = Field(
+        [], description="finetuned networks to keep, for pictures of what they predict; a figure here keeps its own"
     )
     resources: dict[Literal["prepare", "pretrain", "trial", "import", "finetune", "probe", "analysis"], Resources] = {}
 
@@ -220,7 +223,7 @@ class Tune(Model):
 
     space: str | None = None
     trials: Whole = Field(ge=1)
-    lengths: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1), AfterValidator(_once)] = [1.0]
+    lengths: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1), AfterValidator(once)] = [1.0]
     objective: Literal["validation"] | Downstream = "validation"
     pruning: Pruning | None = None
     budget: Number | None = Field(None, gt=0, description="no new trial once all have trained so many full lengths")
@@ -230,19 +233,24 @@ class Tune(Model):
 
 
 class Grid(Model):
-    """A table or figure: rows x columns x seeds, settings, and layout."""
+    """A table or figure: rows x columns x seeds, settings, layout, and the analyses drawn from it.
 
-    grid: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    others: the parts of other grids that its analyses draw from, by the name used here (`load` finds them).
+    """
+
+    grid: str = Field(pattern=NAME)
     title: str
     profile: str = "paper"
-    rows: list[Row] = Field(min_length=1)
-    columns: list[Column] = Field(min_length=1)
+    rows: Annotated[list[Row], Field(min_length=1)] = []
+    columns: Annotated[list[Column], Field(min_length=1)] = []
+    analyses: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = {}
     seeds: Seeds = [0, 1, 2]
     pretrain_seed: Seed = 0
     train_sizes: Literal["paper", "fraction"] = "paper"
     table: Table = Table()
     references: str | None = None
     footnotes: list[str] = []
+    claims: list[dict[str, Any]] = []  # checked by `grid.claims`
     pretexts: dict[str, dict[str, Any]] = {}
     datasets: dict[str, dict[str, Any]] = {}
     stand_ins: dict[str, str] = {}
@@ -253,6 +261,43 @@ class Grid(Model):
     probe: dict[str, Any] = {}
     backend: dict[str, Any] = {}
     run: Run = Run()
+    _others: dict[str, Grid] = PrivateAttr(default_factory=dict)
+    _looks: SeedLooks | None = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _seeds_by_looks(cls, values: Any, handler: ModelWrapValidatorHandler[Grid]) -> Grid:
+        """Where seeds come in by looks, `seeds` are those of the last one."""
+        stated = values.get("seeds") if isinstance(values, Mapping) else None
+        if not isinstance(stated, Mapping):
+            return handler(values)
+        looks = SeedLooks.model_validate(stated)  # `load` has told its faults
+        grid = handler({**values, "seeds": list(range(looks.looks[-1]))})
+        grid._looks = looks
+        return grid
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Grid:
+        for name, other in (("rows", "columns"), ("columns", "rows")):
+            if not getattr(self, name) and (getattr(self, other) or not self.analyses):
+                raise ValueError(f"{name} is missing")
+        return self
+
+    @property
+    def looks(self) -> SeedLooks | None:
+        """How the seeds come in; None where all run at once."""
+        return self._looks
+
+    @property
+    def others(self) -> Mapping[str, Grid]:
+        """Other grids that the analyses draw from."""
+        return self._others
+
+    def beside(self, others: Mapping[str, Grid], **changes: Any) -> Grid:
+        """This grid with other ones beside it, and with `changes`."""
+        copy = self.model_copy(update=changes)
+        copy._others = dict(others)
+        return copy
 
 
 def network_of(grid: Grid, row: Row) -> dict[str, Any]:

@@ -12,26 +12,31 @@ from orchestrator.grid.schema import Downstream, Tune, check_section
 from search_spaces.spaces import SPACES, Base, first_changes
 from trainables.settings import ENCODER_ONLY, PRETEXT_SETTINGS, PretrainSettings
 
+UNCOUNTED = {"car-patches": "patches", "cubes": "cubes"}  # preparations that may make fewer than they are asked for
 Fault = tuple[tuple[str, ...], str]  # where in the section, and what is wrong
 
 
-def misfits(tune: Tune, method: str, pretext: Mapping[str, Any], pretrain: Mapping[str, Any]) -> Iterator[Fault]:
+def misfits(
+    tune: Tune, method: str, pretext: Mapping[str, Any], pretrain: Mapping[str, Any], prepare: str | None = None
+) -> Iterator[Fault]:
     """What keeps a study from being run.
 
     Args:
         pretext, pretrain: the settings that the grid gives the pretext and its training.
+        prepare: the kind of the stage that makes its data, if there is one.
     """
     space = tune.space or method
     if space not in SPACES:
         hint = "" if tune.space else f"; {method} has no space of its own, so name one"
         yield ("space",), f"no space {space!r}; {near(space, SPACES)}{hint}"
         return
-    if pretrain.get("epochs") is not None:
+    if pretrain.get("epochs") is not None and prepare in UNCOUNTED:
         yield (
             (),
             (
-                f"a study counts in steps, but pretrain.epochs is {pretrain['epochs']:g}; expected pretrain.steps "
-                "(epochs x training images / batch), and in `lengths` the shares of it to try"
+                f"a study counts in steps, and how many {UNCOUNTED[prepare]} an epoch of pretrain.epochs "
+                f"{pretrain['epochs']} has is only known once `prepare` has made them; expected pretrain.steps, with "
+                "pretrain.epochs null"
             ),
         )
         return

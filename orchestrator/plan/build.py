@@ -12,7 +12,8 @@ from typing import Any
 
 from orchestrator.grid.load import Request
 from orchestrator.plan.data import DataFacts, examine
-from orchestrator.plan.expand import data_specs, expand, stand_ins_used, weight_specs
+from orchestrator.plan.datasets import data_specs, stand_ins_used, weight_specs
+from orchestrator.plan.expand import expand
 from orchestrator.plan.keys import canonical
 from orchestrator.plan.stages import Cell, Plan, Stage, Study
 
@@ -70,6 +71,8 @@ def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str, dat
         "references": grid.references,
         "stand_ins": stand_ins_used(grid),
         "footnotes": list(grid.footnotes),
+        "claims": list(grid.claims),
+        "looks": grid.looks and {"sizes": list(grid.looks.looks), "rule": grid.looks.rule},
         "table": grid.table.model_dump(mode="json"),
         "cells": [asdict(cell) for cell in plan.cells],
         "stages": {key: stage.record() for key, stage in plan.stages.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -70,10 +70,7 @@ def diff(plans: Sequence[Plan], finished: Collection[str], failed: Mapping[str, 
         finished: keys that need not run.
         failed: keys that need not be tried again, with their errors; what needs them is blocked.
     """
-    stages: dict[str, Stage] = {}
-    for plan in plans:
-        for key, stage in plan.stages.items():
-            stages.setdefault(key, stage)
+    stages = all_stages(plans)
     trials = _trials(stages)
     needed: set[str] = set()
     open_keys = [cell.key for plan in plans for cell in plan.cells if cell.constant is None]
@@ -101,11 +98,22 @@ def diff(plans: Sequence[Plan], finished: Collection[str], failed: Mapping[str, 
             reasons[key] = stage.blocked or _inherited(stages[root], reasons[root], states[root])
         elif failed and key in failed:
             states[key], reasons[key] = "failed", failed[key]
-        elif stage.awaits:
+        elif stage.awaits or any(states.get(parent) == "deferred" for parent in stage.parents.values()):
             states[key] = "deferred"
         else:
             states[key] = "to_run"
     return Diff(tuple(plans), stages, states, reasons, roots)
+
+
+def all_stages(plans: Iterable[Plan]) -> dict[str, Stage]:
+    """The stages of several plans, each once, parents before children; one that is to keep its weights goes before the
+    same that is not."""
+    stages: dict[str, Stage] = {}
+    for plan in plans:
+        for key, stage in plan.stages.items():
+            if key not in stages or stage.spec.get("keep_weights"):
+                stages[key] = stage
+    return stages
 
 
 def _trials(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
@@ -164,9 +172,10 @@ def restrict(found: Diff, key: str) -> Diff:
 
 def summary(found: Diff) -> dict[str, Any]:
     """The totals of the contract's `--dry-run --json`, for all plans together and for each alone."""
-    totals = {"profile": profiles(found), **_totals(found)}
-    each = [{"grid": plan.grid, **_totals(_part(found, plan))} for plan in found.plans]
-    return {**totals, "grids": each}
+    totals = _totals(found)
+    alone = len(found.plans) == 1
+    each = [{"grid": plan.grid, **(totals if alone else _totals(_part(found, plan)))} for plan in found.plans]
+    return {"profile": profiles(found), **totals, "grids": each}
 
 
 def profiles(found: Diff) -> str:
@@ -185,7 +194,14 @@ def _totals(found: Diff) -> dict[str, Any]:
     kinds = Counter(stage.kind for stage in found.stages.values())
     states = Counter(found.states.values())
     cells, trials = found.cells, _trials(found.stages)
-    naive = [_trained_ancestors(found, key, trials) for key in cells]
+    siblings: dict[tuple[str, ...], set[str]] = {}  # cells with the same parents have the same ancestors
+    naive = []
+    for key in cells:
+        stage = found.stages[key]
+        above = (*stage.parents.values(), *stage.awaits.values(), stage.study or "")
+        if above not in siblings:
+            siblings[above] = _trained_ancestors(found, key, trials)
+        naive.append(siblings[above])
     return {
         "cells": len(cells),
         "stages": {kind: kinds.get(kind, 0) for kind in KINDS},

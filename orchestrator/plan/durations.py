@@ -8,8 +8,9 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from orchestrator.plan.cost import device_seconds, dials_of, steps_of
+from orchestrator.plan.cost import device_seconds, dials_of
 from orchestrator.plan.keys import canonical
+from orchestrator.plan.lengths import steps_of
 from orchestrator.plan.stages import Stage
 
 Record = Mapping[str, Any]
@@ -36,7 +37,7 @@ def costed(stages: Mapping[str, Stage], records: Iterable[Record], *, device: st
     for record in known:
         if _device(record) == chosen:
             for like in _likes(record["kind"], record["spec"]):
-                ratios[like].append(_ratio(record))
+                ratios[like].append(record["seconds"] / estimated(record))
     if not ratios:
         return dict(stages)
     learned = {like: median(found) for like, found in ratios.items()}
@@ -70,27 +71,33 @@ def _device(record: Record) -> str:
 
 def _is_measured(record: Record) -> bool:
     """False where the time of the last attempt tells nothing: it went on from the very end."""
-    done_before = record.get("facts", {}).get("resumed_from", 0)
-    return bool(record.get("seconds") and (not done_before or done_before < _steps(record)))
+    begun, ended = _trained(record)
+    return bool(record.get("seconds") and (not begun or begun < ended))
 
 
-def _steps(record: Record) -> int:
-    return steps_of(dials_of(record["kind"], record["spec"]), _images(record))
+def _trained(record: Record) -> tuple[int, int]:
+    """The steps at which the timed attempt began and ended.
+
+    It went on from a checkpoint, or from the state of a shorter trial; a trial may have been given up.
+    """
+    facts, dials = record.get("facts", {}), dials_of(record["kind"], record["spec"])
+    asked = steps_of(dials, facts.get("n_pretrain", facts.get("n_train", 0)))
+    ended = facts.get("pruned_at") or facts.get("steps") or asked
+    return int(facts.get("resumed_from") or ended - facts.get("steps_run", ended)), int(ended)
 
 
-def _images(record: Record) -> int:
-    """How many images a stage has trained on."""
-    facts = record.get("facts", {})
-    return int(facts.get("n_pretrain", facts.get("n_train", 0)))
-
-
-def _ratio(record: Record) -> float:
-    """Actual over estimated seconds. Of a resumed stage only the last attempt was timed."""
-    facts = record.get("facts", {})
-    steps, done_before = _steps(record), facts.get("resumed_from", 0)
-    seconds = record["seconds"] * (steps / (steps - done_before) if done_before else 1.0)
-    known = {name: facts.get(name, 0) for name in ("n_eval", "n_pretrain")}
-    return float(seconds / device_seconds(record["kind"], record["spec"], **known))
+def estimated(record: Record) -> float:
+    """The seconds that would have been estimated for what a finished stage has done: for the steps that were timed."""
+    facts, spec = record.get("facts", {}), record["spec"]
+    begun, ended = _trained(record)
+    section = "pretrain" if "pretext" in spec else "finetune"
+    asked = steps_of(dials_of(record["kind"], spec), facts.get("n_pretrain", facts.get("n_train", 0)))
+    if section in spec and ended - begun != asked:
+        spec = {**spec, section: {**spec[section], "steps": ended - begun, "epochs": None}}
+        spec |= {"rungs": [step for step in spec.get("rungs", ()) if begun < step < ended]}
+    seen = facts.get("n_pretrain", 0) + facts.get("n_validation", 0)
+    seen = seen or facts.get("pictures") or facts.get("volumes") or 0
+    return device_seconds(record["kind"], spec, n_eval=facts.get("n_eval", 0), n_pretrain=seen)
 
 
 def _first(learned: Mapping[Like, float], likes: Iterable[Like]) -> float:

@@ -46,13 +46,17 @@ def identity(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fin
 
 
 def meaning(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec without the places where its data lie: the fingerprint tells their content."""
+    """A spec without the places where its data lie, as the fingerprint tells their content, and without what is kept
+    of its result."""
     if "finetune" in spec.get("objective", {}):  # of a trial
         spec = {**spec, "objective": {**spec["objective"], "finetune": meaning(spec["objective"]["finetune"])}}
+    if "panels" in spec:  # of an analysis
+        spec = {**spec, "panels": [meaning(panel) for panel in spec["panels"]]}
     if "data" not in spec:
         return {name: value for name, value in spec.items() if name != "file"}
     options = {name: value for name, value in spec["data"]["options"].items() if name != "path"}
-    return {**spec, "data": {**spec["data"], "options": options}}
+    kept = {name: value for name, value in spec.items() if name != "keep_weights"}
+    return {**kept, "data": {**spec["data"], "options": options}}
 
 
 def stage_key(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fingerprint: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,6 +16,10 @@ class Order(Protocol):
 
     def take(self, *, slots: int, most: int) -> Sequence[Stage]:
         """The next pack; empty where nothing is ready."""
+        ...
+
+    def urgency(self, pack: Sequence[Stage]) -> float:
+        """Of packs that wait for a device the greatest goes first."""
         ...
 
     def succeed(self, key: str) -> None:
@@ -63,10 +66,10 @@ def simulate(order: Order, devices: int, *, most: int = 1, outstanding: int | No
         outstanding: packs that are handed out at a time, running or waiting for a device; default: none waits.
     """
     free = list(range(devices))
-    waiting: deque[Sequence[Stage]] = deque()
+    waiting: list[tuple[float, int, Sequence[Stage]]] = []  # less its urgency, number, pack
     running: list[tuple[float, int, int, Sequence[Stage], int]] = []  # end, number, device, pack, place in the pack
     spans: list[Span] = []
-    now = 0.0
+    now, taken = 0.0, 0
 
     def start(device: int, pack: Sequence[Stage], place: int) -> None:
         end = now + pack[place].cost
@@ -78,9 +81,10 @@ def simulate(order: Order, devices: int, *, most: int = 1, outstanding: int | No
             pack = order.take(slots=devices, most=most)
             if not pack:
                 break
-            waiting.append(pack)
+            taken += 1
+            heapq.heappush(waiting, (-order.urgency(pack), taken, pack))
         while waiting and free:
-            start(heapq.heappop(free), waiting.popleft(), 0)
+            start(heapq.heappop(free), heapq.heappop(waiting)[2], 0)
         if not running:
             return Schedule(devices, tuple(spans))
         now, _, device, pack, place = heapq.heappop(running)

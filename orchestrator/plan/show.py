@@ -36,10 +36,11 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
         for text in totals[kind]:
             console.print(f"{kind[:-1]}: {text}", markup=False, highlight=False, soft_wrap=True)
     ours, naive = totals["estimated_device_seconds"], totals["naive_device_seconds"]
-    saving = f", {naive / ours:.1f} times as much" if ours and not totals["reused"] else ""
+    saving = f", {naive / ours:.1f} times as much" if ours < naive and not totals["reused"] else ""
+    stages = totals["naive_pretrain_stages"]
+    alone = f"; if every cell pretrained for itself ({stages} pretrain stages): {_hours(naive)}"
     console.print(
-        f"estimated time on one CPU core: {_hours(ours)}; if every cell pretrained for itself "
-        f"({totals['naive_pretrain_stages']} pretrain stages): {_hours(naive)}{saving}",
+        f"estimated time on one CPU core: {_hours(ours)}{alone + saving if totals['cells'] else ''}",
         highlight=False,
         soft_wrap=True,
     )
@@ -65,13 +66,14 @@ def _by_kind(found: Diff) -> Table:
 
 
 def _shared(found: Diff) -> Table:
-    """The stages that others build on."""
+    """The stages that others build on; cells that figures draw aside."""
     children = Counter(parent for stage in found.stages.values() for parent in stage.parents.values())
     table = Table(box=None)
     for name in ("shared stage", "key", "feeds", "state", "cost"):
         table.add_column(name, justify="right" if name in ("feeds", "cost") else "left", no_wrap=True, overflow="fold")
-    for key, count in list(children.items())[:SHOWN]:
-        stage = found.stages[key]
+    shared = [key for key in children if found.stages[key].kind not in ("finetune", "probe")]
+    for key in shared[:SHOWN]:
+        stage, count = found.stages[key], children[key]
         shown_key = key + (" (provisional)" if stage.provisional else "")
         table.add_row(f"{stage.kind} {stage.name}", shown_key, str(count), found.states[key], _hours(stage.cost))
     return table

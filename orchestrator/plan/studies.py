@@ -1,4 +1,4 @@
-"""Studies as data: what a trial's stage is, which trials have ended how, who won, and the cells that wait for it.
+"""Studies as data: what a trial's stage is, which trials have ended how, and who won.
 
 Optuna proposes (`orchestrator.execute.studies`); here is only what follows from proposals and results in the store.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from orchestrator.grid.schema import Tune, check_section
+from orchestrator.grid.schema import check_section
 from orchestrator.plan.cost import device_seconds
 from orchestrator.plan.keys import canonical, meaning, stage_key
-from orchestrator.plan.stages import Cell, Plan, Stage, Study
+from orchestrator.plan.stages import Stage, Study
 from trainables.settings import PRETEXT_SETTINGS, PretrainSettings
 from trainables.settings.training import LENGTH_DIALS
 
@@ -55,32 +55,6 @@ def objective_of(method: str) -> tuple[str, str]:
     """The validation metric of a pretext and its direction: what the paper tuned by [P1 §5.1]."""
     metric, better = PRETEXT_SETTINGS[method].metric
     return metric, _BETTER[better]
-
-
-def lengths(tune: Tune, full: int, every: int) -> tuple[int, ...]:
-    """The steps that `tune.lengths` stands for, ascending, each at a point of the curve as far as there are such.
-
-    Args:
-        full: steps of the grid's own pretraining; length 1 is just that.
-        every: steps between two points of the curve.
-    """
-    found = set()
-    for share in tune.lengths:
-        steps = round(share * full)
-        on_curve = round(steps / every) * every
-        found.add(full if share == 1 else max(1, on_curve or steps))
-    return tuple(sorted(found))
-
-
-def rungs(tune: Tune, longest: int, every: int) -> tuple[int, ...]:
-    """The steps at which a trial may be given up: `least` x factor^k of the longest, each at a point of the curve."""
-    if tune.pruning is None:
-        return ()
-    found, share = set[int](), tune.pruning.least
-    while share < 0.999:
-        found.add(max(1, round(share * longest / every)) * every)
-        share *= tune.pruning.factor
-    return tuple(sorted(step for step in found if step < longest))
 
 
 def trial_stage(study: Study, changes: Mapping[str, Any]) -> Stage:
@@ -125,10 +99,7 @@ def trial_stage(study: Study, changes: Mapping[str, Any]) -> Stage:
 
 def trial_cost(spec: Mapping[str, Any]) -> float:
     """Device-seconds of a trial that is not given up: training, and the objective at each rung and at the end."""
-    cost = device_seconds("pretrain", spec)
-    if spec["objective"]["kind"] == "downstream":
-        cost += (len(spec["rungs"]) + 1) * device_seconds("finetune", spec["objective"]["finetune"])
-    return cost
+    return device_seconds("trial", spec)
 
 
 def family(stage: Stage) -> str:
@@ -194,120 +165,6 @@ def may_propose(study: Study, trials: Sequence[Trial]) -> bool:
     budget = study.tune["budget"]
     spent = sum(trial.steps_run for trial in trials) / study.steps[-1]
     return len(trials) < study.tune["trials"] and (budget is None or spent < budget)
-
-
-def unfold(plan: Plan, known: Mapping[str, Sequence[Trial]]) -> Plan:
-    """The plan with its trials as stages, and with the cells below a study that is over keyed by its winner.
-
-    Args:
-        known: the trials by study key. A plan that was unfolded before may be unfolded again.
-    """
-    stages = {key: stage for key, stage in plan.stages.items() if stage.proposed and not stage.awaits}
-    keys: dict[str, str] = {}
-    for study in plan.studies.values():
-        trials = known.get(study.key, ())
-        real = [trial_stage(study, trial.changes) for trial in trials]
-        stages |= {stage.key: stage for stage in real}
-        stages |= {stage.key: stage for stage in _unproposed(study, trials)}
-    for key, stage in plan.stages.items():
-        if stage.awaits:
-            found = settle(stage, plan.studies, known)
-            keys[key] = found.key
-            stages.setdefault(found.key, found)
-    figures = [settle(study_figures(study), plan.studies, known) for study in plan.studies.values()]
-    stages |= {stage.key: stage for stage in figures}
-    cells = tuple(_rekeyed(cell, keys, stages) for cell in plan.cells)
-    wanted = dict.fromkeys([*(keys.get(key, key) for key in plan.wanted), *(stage.key for stage in figures)])
-    return replace(plan, stages=stages, cells=cells, wanted=tuple(wanted))
-
-
-def study_figures(study: Study) -> Stage:
-    """The stage that draws a study when it is over."""
-    return Stage(
-        key=f"{study.key}-figures",
-        kind="analysis",
-        spec={"analysis": {"kind": "study"}, "name": study.name, **_pick(study.objective, "metric", "direction")},
-        parents={},
-        fingerprint="",
-        name=f"study {study.name}",
-        labels=study.labels,
-        cost=5.0,
-        blocked=study.blocked,
-        provisional=True,
-        awaits={"study": study.key},
-    )
-
-
-def _drawn(stage: Stage, trials: Sequence[Trial]) -> Stage:
-    """The stage of a study's figures with what they show."""
-    shown = [
-        _pick(asdict(trial), "number", "key", "state", "value", "params", "distributions", "steps_run")
-        for trial in trials
-    ]
-    spec = {**stage.spec, "trials": shown}
-    return replace(stage, key=stage_key("analysis", spec, {}, ""), spec=spec, awaits={}, provisional=False)
-
-
-def _pick(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: record[name] for name in names}
-
-
-def settle(stage: Stage, studies: Mapping[str, Study], known: Mapping[str, Sequence[Trial]]) -> Stage:
-    """A waiting stage with the winners of those of its studies that are over as parents, and so with its own key."""
-    if stage.spec.get("analysis", {}).get("kind") == "study":
-        key = stage.awaits["study"]
-        over = is_over(studies[key], known.get(key, ()))
-        return _drawn(stage, known.get(key, ())) if over else stage
-    parents, awaits, blocked = dict(stage.parents), dict(stage.awaits), stage.blocked
-    for role, key in stage.awaits.items():
-        study, trials = studies[key], known.get(key, ())
-        if is_over(study, trials):
-            best = winner(study, trials)
-            if best is not None:
-                parents[role] = best.key
-                del awaits[role]
-            else:
-                blocked = blocked or _no_winner(study, trials)
-    if awaits:
-        return replace(stage, blocked=blocked)
-    key = stage_key(stage.kind, stage.spec, parents, stage.fingerprint)
-    provisional = any(studies[s].provisional for s in stage.awaits.values())
-    return replace(stage, key=key, parents=parents, awaits={}, blocked=blocked, provisional=provisional)
-
-
-def _no_winner(study: Study, trials: Sequence[Trial]) -> str:
-    """Why the cells below a study cannot run."""
-    errors = [trial.error for trial in trials if trial.error]
-    cause = f": {errors[0]}" if errors else ""
-    return f"none of the {len(trials)} trials of the study {study.name!r} has finished{cause}"
-
-
-def _unproposed(study: Study, trials: Sequence[Trial]) -> list[Stage]:
-    """Stand-ins for the trials still to be proposed."""
-    if is_over(study, trials):
-        return []
-    return [
-        Stage(
-            key=f"{study.key}-{number:04d}",
-            kind="trial",
-            spec=study.spec,
-            parents=study.parents,
-            fingerprint=study.fingerprint,
-            name=f"{study.name} | trial {number}",
-            labels=study.labels,
-            cost=study.cost,
-            blocked=study.blocked,
-            provisional=True,
-            study=study.key,
-            proposed=False,
-        )
-        for number in range(len(trials), study.tune["trials"])
-    ]
-
-
-def _rekeyed(cell: Cell, keys: Mapping[str, str], stages: Mapping[str, Stage]) -> Cell:
-    key = keys.get(cell.key)
-    return cell if key is None else replace(cell, key=key, blocked=stages[key].blocked)
 
 
 def _short(value: Any) -> str:

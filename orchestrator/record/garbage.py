@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -36,13 +36,15 @@ KEY = r"(?P<key>[0-9a-f]{16,64})"
 OWN_NAMES = {  # kind -> the paths that the store itself makes there
     "artifacts": re.compile(rf"artifacts/{KEY}/(?P<attempt>[^/]+)/.+"),
     "checkpoints": re.compile(rf"checkpoints/{KEY}(/\d+)?\.pt"),  # no number: an earlier layout
-    "leases": re.compile(rf"leases/{KEY}/\d+\.(json|ended)"),
+    "leases": re.compile(rf"leases/{KEY}/\d+\.(json|ended)"),  # ended: an earlier layout
+    "ended": re.compile(rf"ended/{KEY}/\d+"),
     "failures": re.compile(rf"failures/{KEY}\.json"),
     "commits": re.compile(rf"commits/{KEY}\.json"),  # last, so that no attempt listed above is committed after it
 }
 STUDY = re.compile(rf"studies/{KEY}/(?P<part>trials|values|states|conclusions)/.+")
 Record = Mapping[str, Any]
 PlanId = tuple[str, str]  # grid, plan
+Settle = Callable[[Record], Record]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class _Held:
 
     def old_leases(self) -> list[Item]:
         """All but the latest, whose number must stay taken as long as the stage is in use."""
-        named = [(found[1], item) for item in self.of("leases") if (found := LeaseName.of(item.path)) is not None]
+        named = [
+            (found[1], item) for item in self.of("leases", "ended") if (found := LeaseName.of(item.path)) is not None
+        ]
         latest = max((name for name, _ in named), default=None)
         return [item for name, item in named if name != latest]
 
@@ -113,13 +117,15 @@ class _Study:
             yield Piece("finished", key, name, tuple(self.parts["states"]))
 
 
-def find(store: Store, *, keep_plans: int | None = None, now: float | None = None) -> Garbage:
+def find(store: Store, *, keep_plans: int | None = None, now: float | None = None, settle: Settle = dict) -> Garbage:
     """Look through the whole store; nothing is changed.
 
     Args:
         keep_plans: only so many newest plans of each grid count, and those at which a run is working; the others go.
             None: all count.
         now: Unix seconds, for tests.
+        settle: a plan -> the same with what its studies have decided since, so that the cells below their winners are
+            reached, though the run that trained them has not saved its plan again. Planning knows how.
 
     Raises:
         StoreError: the store holds no plan, or one that cannot be read.
@@ -128,7 +134,7 @@ def find(store: Store, *, keep_plans: int | None = None, now: float | None = Non
     held = _held(store)
     commits = store.commits(key for key, files in held.items() if files.of("commits"))
     live = {key for key, lease in store.leases().items() if _may_live(lease, now)}
-    plans = _plans(store)
+    plans = {plan: settle(record) for plan, record in _plans(store).items()}
     studies = _studies(store)
     counted = _counted(plans, keep_plans, live, studies)
     in_use = {study for plan in counted for study in _studies_of(plans[plan])}
@@ -259,7 +265,7 @@ def _of_stage(
             yield Piece("attempt", key, name, tuple(items))
     if not reached:  # the commit first: a commit without its artifacts would stop whoever needs them
         parts = files.of("commits") + [item for a in named for item in files.attempts.get(a, ())]
-        parts += files.of("failures", "checkpoints", "leases")
+        parts += files.of("failures", "checkpoints", "leases", "ended")
         if parts:
             yield Piece("unreached", key, name, tuple(parts))
     elif commit is not None and (left := files.of("checkpoints") + files.old_leases()):

@@ -12,8 +12,6 @@ from typing import Any
 from orchestrator.record.tracking import Logged, Tracker, ending_of, first_line
 
 Record = Mapping[str, Any]
-QUIET_SECONDS = 0.05  # stages that end closer together than this come in a burst; writing waits for its end,
-BUSY_SECONDS = 0.5  # but not longer than this for each run
 PAUSE_SECONDS = 10.0  # after a failure; every try at a dead server costs seconds
 History = list[Mapping[str, float]]
 
@@ -42,11 +40,9 @@ class MlflowWriter(threading.Thread):
         self._missed: list[str | Record] = []
         self._warned = False
         self._pause_until = 0.0
-        self._last_put, self._closing = 0.0, False
 
     def put(self, item: str | Record) -> None:
         """Queue a finished stage by its key, or the record of one that failed or is blocked."""
-        self._last_put = time.monotonic()
         self._queue.put(item)
 
     def put_elsewhere(self, key: str) -> None:
@@ -55,7 +51,6 @@ class MlflowWriter(threading.Thread):
 
     def finish(self) -> list[str]:
         """Write all that is queued, then stop. Returns the keys that MLflow did not take."""
-        self._closing = True
         self._queue.put(None)
         self.join()
         return self.missed
@@ -68,7 +63,6 @@ class MlflowWriter(threading.Thread):
     def run(self) -> None:
         """The thread's body."""
         while (item := self._queue.get()) is not None:
-            self._give_way()
             self._try(item)
         if self._elsewhere:
             self._logged = None  # what the other run has written since
@@ -79,12 +73,6 @@ class MlflowWriter(threading.Thread):
         with contextlib.suppress(Exception):  # another run may have written the same stage at the same moment
             self._tracker.logged()
             self._tracker.drop_extra()
-
-    def _give_way(self) -> None:
-        """While stages end faster than MLflow takes them, leave the interpreter to who hands out the next ones."""
-        until = time.monotonic() + BUSY_SECONDS
-        while not self._closing and time.monotonic() < min(until, self._last_put + QUIET_SECONDS):
-            time.sleep(QUIET_SECONDS / 5)
 
     @property
     def missed(self) -> list[str]:

@@ -41,18 +41,24 @@ def load(store: Store, key: str) -> tuple[Record, History] | None:
         raise store.damaged(path, f"no valid JSON ({error})") from error
 
 
-def _with_trials(store: Store) -> Iterator[Record]:
+def _with_trials(store: Store, settle: Callable[[Record], Record]) -> Iterator[Record]:
     """The store's plans, with the trials that their studies have added since."""
     for grid in store.grids():
         for name in store.plans(grid):
-            plan = store.load_plan(grid, name)
+            plan = settle(store.load_plan(grid, name))
             added = {proposal["key"] for study in plan.get("studies", ()) for proposal in store.proposals(study)}
             yield {**plan, "stages": [*plan["stages"], *added]}
 
 
-def sync(store: Store, tracker: Tracker, warn: Callable[[str], None]) -> tuple[int, int]:
-    """Write every ended stage of the store's plans that MLflow lacks. Returns (stages that ended, not taken)."""
-    grids = grids_of(_with_trials(store))
+def sync(
+    store: Store, tracker: Tracker, warn: Callable[[str], None], settle: Callable[[Record], Record] = dict
+) -> tuple[int, int]:
+    """Write every ended stage of the store's plans that MLflow lacks. Returns (stages that ended, not taken).
+
+    Args:
+        settle: a plan -> the same with what its studies have decided since; planning knows how.
+    """
+    grids = grids_of(_with_trials(store, settle))
     finished = store.finished() & grids.keys()
     failures = store.failures(grids.keys() - finished)
     writer = MlflowWriter(tracker, grids, lambda key: load(store, key), warn)

@@ -5,8 +5,8 @@ Layout below the root, the same on a local disk and on an object store:
     commits/KEY.json                   one per finished stage, created if absent: the first writer wins
     artifacts/KEY/ATTEMPT/*            weights and history, written whole before the commit that names them
     failures/KEY.json                  the last failure of a stage that is not finished
-    leases/KEY/NUMBER.json             who runs it now, at which step
-    leases/KEY/NUMBER.ended            empty: it is finished, and this is the last number that was given
+    leases/KEY/NUMBER.json             who runs a stage now, at which step; only of stages in work
+    ended/KEY/NUMBER                   empty: the stage is finished, and this is the last number that was given
     checkpoints/KEY/NUMBER.pt          training state of a stage that is not finished, by its holder's lease number
     plans/GRID/PLAN.json               resolved plans
     studies/STUDY/...                  proposed trials and who won, see `orchestrator.record.studies`
@@ -29,8 +29,9 @@ from orchestrator.record.studies import Studies
 
 __all__ = ["KINDS", "Item", "LeaseName", "Store", "StoreError", "open_store"]
 
-KINDS = ("artifacts", "checkpoints", "leases", "failures", "commits", "plans", "studies", "probes")
-LEASE = re.compile(r"leases/(?P<key>[^/]+)/(?P<number>\d+)\.(?P<state>json|ended)")
+KINDS = ("artifacts", "checkpoints", "leases", "ended", "failures", "commits", "plans", "studies", "probes")
+LEASE = re.compile(r"leases/(?P<key>[^/]+)/(?P<number>\d+)\.(?P<state>json|ended)")  # ended: an earlier layout
+ENDED = re.compile(r"ended/(?P<key>[^/]+)/(?P<number>\d+)")
 CHECKPOINT = re.compile(r"checkpoints/(?P<key>[^/]+)/(?P<number>\d+)\.pt")
 
 
@@ -43,8 +44,10 @@ class LeaseName(NamedTuple):
     @classmethod
     def of(cls, path: str) -> tuple[str, LeaseName] | None:
         """Key and name of a lease by its path in the store; None for any other file."""
-        match = LEASE.fullmatch(path)
-        return (match["key"], cls(int(match["number"]), match["state"] == "ended")) if match else None
+        if (match := LEASE.fullmatch(path)) is not None:
+            return match["key"], cls(int(match["number"]), match["state"] == "ended")
+        match = ENDED.fullmatch(path)
+        return (match["key"], cls(int(match["number"]), True)) if match else None
 
 
 class Store(Plans, Studies):
@@ -146,19 +149,16 @@ class Store(Plans, Studies):
 
     def latest_lease(self, key: str) -> LeaseName:
         """The last number that was given for a stage, 0 for none, and whether the stage was finished under it."""
-        return max(self._leases(f"leases/{key}").values(), default=LeaseName(0, False))
+        names = self._leases(f"leases/{key}") | self._leases(f"ended/{key}")
+        return max(names.values(), default=LeaseName(0, False))
 
     def leases(self) -> dict[str, Record]:
-        """The latest lease of every stage that has one and is not finished."""
-        latest: dict[str, LeaseName] = {}
-        for path, name in self._leases("leases").items():
-            key = path.split("/")[1]
-            latest[key] = max(name, latest.get(key, name))
-        held = {key: name.number for key, name in latest.items() if not name.ended}
-        return {key: record for key, number in held.items() if (record := self.lease(key, number))}
+        """The latest lease of every stage that has one and is not finished. The cost grows with the stages in work, not
+        with the finished ones."""
+        return self.leases_of({path.split("/")[1] for path in self._leases("leases")})
 
     def leases_of(self, keys: Iterable[str]) -> dict[str, Record]:
-        """The same for these stages only, at a cost that does not grow with the store."""
+        """The same for these stages only."""
         latest = {key: self.latest_lease(key) for key in keys}
         held = {key: name.number for key, name in latest.items() if name.number and not name.ended}
         return {key: record for key, number in held.items() if (record := self.lease(key, number))}
@@ -166,10 +166,11 @@ class Store(Plans, Studies):
     def end_leases(self, key: str, number: int) -> None:
         """Delete the leases of a finished stage. Its last number stays taken, so that whoever wakes up later with an
         earlier one, or with this one, cannot hold the stage, should it ever be run again."""
-        there = self._leases(f"leases/{key}")
-        last = LeaseName(max([number, *(name.number for name in there.values())]), True)
-        self._backend.put(f"leases/{key}/{last.number:06d}.ended", b"", sync=False)
-        self._backend.delete(path for path, name in there.items() if name < last)
+        leases, ended = self._leases(f"leases/{key}"), self._leases(f"ended/{key}")
+        last = LeaseName(max([number, *(name.number for name in (leases | ended).values())]), True)
+        self._backend.put(f"ended/{key}/{last.number:06d}", b"", sync=False)
+        self._backend.delete([*leases, *(path for path, name in ended.items() if name < last)])
+        self._backend.remove_empty(f"leases/{key}")
 
     def _leases(self, prefix: str) -> dict[str, LeaseName]:
         """Path -> name. Other files are left alone, such as `.nfs*` that NFS shows for a while after a delete."""

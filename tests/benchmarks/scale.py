@@ -1,13 +1,18 @@
 """Thousands of trivial cells through the engine, each with its own durable commit and its own MLflow run, beside peers.
 
-    python -m tests.benchmarks.scale [--cells 300 1000 3000 10000] [--peers] [--pack 32] [--out FILE]
+    python -m tests.benchmarks.scale [--cells 300 1000 3000 10000] [--peers] [--pack 32] [--folder DIR] [--out FILE]
 
 Ours is `orchestrator.execute.driver.execute`, as `run_grid` calls it: the graph, real Ray Tune, leases, commits in a
-store on disk, and one MLflow writer on SQLite. Each measurement is a new process. Columns:
+store on disk, and one MLflow writer on SQLite. A parent and a hundred cells below it, and so on: cells are of a kind
+that travels in packs. Each measurement is a new process. Columns:
 
-    engine   seconds per cell from the first end of a cell to the last one (start-up of Ray and of workers apart)
-    MLflow   seconds per cell from the first write to the last one; `bare` is a bare client, which writes the same runs
-             with create_run, log_batch and set_terminated into a new database of its own, afterwards
+    disk     median ms of forcing a small file to the disk, just before: what every commit and every transaction of
+             MLflow's database waits for, so rows at other disk speeds are not to be compared
+    engine   ms per cell from the first end of a cell to the last one (start-up of Ray and of workers apart), while
+             MLflow is being written too
+    MLflow   ms per cell from the first write to the last one
+    bare     ms per cell of a bare client, which writes runs of as many tags, parameters and metrics with one
+             create_run, log_batch and set_terminated each into a new database of its own; before ours and after it
     memory   MB of the driver at the end, what it grew by 1,000 cells (after the first tenth of them), and MB of the
              largest worker after a tenth and at the end
 
@@ -21,18 +26,24 @@ import argparse
 import hashlib
 import json
 import os
+import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.trivial_stage import KIND, POINTS
+from tests.benchmarks.trivial_stage import CELL, PARENT, POINTS
 
 FAMILY = 100  # cells below one parent
-BARE_MOST = 3000
+BARE_MOST = 1000
+SIZE = {"tags": 10, "params": 23, "metrics": 2 + POINTS}  # of a run, ours and the bare client's
+PACKAGES = ("ray", "mlflow", "hydra-core", "hydra-joblib-launcher")
 PEERS = {"ray.remote": 1000, "tune-reuse": 1000, "tune-fresh": 20, "hydra-joblib": 300}
 
 
@@ -44,17 +55,17 @@ def stages(cells: int) -> dict[str, Any]:
     dials = {f"dial_{n}": n for n in range(16)}
     found: dict[str, Stage] = {}
 
-    def add(name: str, seed: int, parents: dict[str, str]) -> str:
+    def add(kind: str, name: str, seed: int, parents: dict[str, str]) -> str:
         spec = {"scenario": "seg-enc", "network": network, "data": data, "finetune": dials, "seed": seed}
         key = hashlib.sha256(name.encode()).hexdigest()[:24]
         labels: dict[str, Any] = {"scenario": "seg-enc", "dataset": "none", "fraction": 0.05, "seed": seed}
-        found[key] = Stage(key, KIND, spec, parents, "none", name, labels, cost=0.01)
+        found[key] = Stage(key, kind, spec, parents, "none", name, labels, cost=0.01)
         return key
 
     for family in range(-(-cells // FAMILY)):
-        parent = add(f"parent {family}", family, {})
+        parent = add(PARENT, f"parent {family}", family, {})
         for cell in range(min(FAMILY, cells - family * FAMILY)):
-            add(f"cell {family} {cell}", family * FAMILY + cell, {"pretrain": parent})
+            add(CELL, f"cell {family} {cell}", family * FAMILY + cell, {"pretrain": parent})
     return found
 
 
@@ -145,6 +156,7 @@ def ours(cells: int, pack: int, folder: Path) -> dict[str, Any]:
     early, last = ended[len(ended) // 10], written[-1]
     logged = Tracker(uri, "scale", create=False).logged()
     assert report.succeeded == len(graph) == len(ended) == sum(run.complete for run in logged.values()), report
+    assert size_of(uri, next(reversed(logged.values())).run_id) == SIZE
     return {
         "cells": len(graph), "wall": wall, "start": ended[0] - began, "engine": ended[-1] - ended[0],
         "mlflow": written[-1] - written[0], "mlflow_busy": sum(written[1::2]) - sum(written[::2]),
@@ -171,29 +183,55 @@ def timed_tracker(tracker: type[Any]) -> list[float]:
 def bare(cells: int, pack: int, folder: Path) -> dict[str, Any]:
     """The same runs by a bare client."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Metric, Param
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri, uri)
-    experiment = client.create_experiment("bare")
+    experiment, run_id = client.create_experiment("bare"), ""
     began, now = time.time(), int(time.time() * 1000)
     for cell in range(cells):
-        run = client.create_run(
-            experiment, start_time=now, tags={"transfergrid.key": str(cell)}, run_name=f"cell {cell}"
-        )
+        tags = {f"transfergrid.tag{n}": str(cell) for n in range(SIZE["tags"])}
+        run_id = client.create_run(experiment, start_time=now, tags=tags, run_name=f"cell {cell}").info.run_id
         metrics = [Metric("dice", cell / 1e6, now, 0), Metric("iou", 0.5, now, 0)]
         metrics += [Metric("curve/eval_dice", step / POINTS, now + step, step) for step in range(POINTS)]
-        params = [Param(f"finetune.dial_{n}", str(n)) for n in range(16)] + [Param(f"p{n}", str(n)) for n in range(8)]
-        tags = [RunTag(f"transfergrid.tag{n}", str(cell)) for n in range(11)]
-        client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=tags)
-        client.set_terminated(run.info.run_id, status="FINISHED", end_time=now)
-    return {"cells": cells, "mlflow": time.time() - began}
+        params = [Param(f"finetune.dial_{n}", str(n)) for n in range(SIZE["params"])]
+        client.log_batch(run_id, metrics=metrics, params=params)
+        client.set_terminated(run_id, status="FINISHED", end_time=now)
+    seconds = time.time() - began
+    assert size_of(uri, run_id) == SIZE
+    return {"cells": cells, "mlflow": seconds}
 
 
-def apart(what: str, cells: int, pack: int) -> dict[str, Any]:
-    """One measurement in a new process, in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="transfergrid-scale-") as folder:
+def size_of(uri: str, run_id: str) -> dict[str, int]:
+    """How much a run holds; MLflow itself adds a tag for the name."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    data = client.get_run(run_id).data
+    points = sum(len(client.get_metric_history(run_id, name)) for name in data.metrics)
+    tags = [name for name in data.tags if not name.startswith("mlflow.")]
+    return {"tags": len(tags), "params": len(data.params), "metrics": points}
+
+
+def forced(folder: Path, times: int = 100) -> float:
+    """Median ms of writing a small file and forcing it to the disk."""
+    taken = []
+    for number in range(times):
+        began = time.perf_counter()
+        with (folder / f"forced-{number}").open("wb") as file:
+            file.write(b"x" * 2000)
+            file.flush()
+            os.fsync(file.fileno())
+        taken.append(1e3 * (time.perf_counter() - began))
+        (folder / f"forced-{number}").unlink()
+    return statistics.median(taken)
+
+
+def apart(what: str, cells: int, pack: int, place: Path | None) -> dict[str, Any]:
+    """One measurement in a new process, in a folder of its own below `place`."""
+    with tempfile.TemporaryDirectory(prefix="transfergrid-scale-", dir=place) as folder:
+        disk = forced(Path(folder))
         command = [sys.executable, "-m", "tests.benchmarks.scale", "--one", what, "--cells", str(cells)]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
         done = subprocess.run(
@@ -201,21 +239,38 @@ def apart(what: str, cells: int, pack: int) -> dict[str, Any]:
         )
     if done.returncode:
         return {"cells": cells, "failed": done.returncode}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return {**json.loads(done.stdout.splitlines()[-1]), "disk": disk, "load": os.getloadavg()[0]}
 
 
-def show(found: dict[str, Any], plain: dict[str, Any]) -> str:
+def show(found: dict[str, Any], plain: list[dict[str, Any]]) -> str:
     n = found["cells"]
-    own, other = 1e3 * found["mlflow"] / n, 1e3 * plain["mlflow"] / plain["cells"]
+    own, others = 1e3 * found["mlflow"] / n, [1e3 * one["mlflow"] / one["cells"] for one in plain]
     growth = (found["driver_end"] - found["driver_early"]) / (0.9 * n / 1000)
     return " | ".join(
         [
-            *(f"{n}", f"{1e3 * found['engine'] / n:.1f}", f"{found['start']:.1f} s"),
-            *(f"{own:.1f}", f"{other:.1f}", f"{own / other:.2f}"),
+            *(f"{n}", f"{found['disk']:.1f}", f"{1e3 * found['engine'] / n:.1f}", f"{found['start']:.1f} s"),
+            *(f"{own:.1f}", ", ".join(f"{other:.1f}" for other in others), f"{own / statistics.mean(others):.2f}"),
             *(f"{found['driver_end']:.0f}", f"{growth:.0f}"),
             f"{found['worker_early']:.0f}, {found['worker_end']:.0f}",
+            f"{found['load']:.0f}",
         ]
     )
+
+
+def header(options: list[str]) -> str:
+    """What was run where, for a file of results."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    named = " ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    hardware = f"{os.cpu_count()} cores ({cpu.partition(': ')[2]}), Python {platform.python_version()}, {named}"
+    command = f"python -m tests.benchmarks.scale {' '.join(options)}"
+    return f"# {command}\n# {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {hardware}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ImportError:
+        return "absent"
 
 
 def main() -> None:
@@ -223,9 +278,9 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs="+", default=[300, 1000, 3000, 10_000])
     parser.add_argument("--pack", type=int, default=32)
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--folder", type=Path, help="on which disk (default: that of temporary folders)")
     parser.add_argument("--out", type=Path, help="also write all figures there, as JSON")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         from tests.benchmarks.scale_peers import RUN
@@ -234,29 +289,40 @@ def main() -> None:
         print(json.dumps(run(options.cells[0], options.pack, options.folder)), flush=True)
         return
     figures: list[dict[str, Any]] = []
-    print(
-        "cells | engine ms | start | MLflow ms | bare ms | ratio | driver MB | per 1,000 cells | worker MB", flush=True
-    )
+    print(header(sys.argv[1:]), flush=True)
+    measure(options, figures)
+    if options.peers:
+        measure_peers(options, figures)
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=2))
+
+
+def measure(options: argparse.Namespace, figures: list[dict[str, Any]]) -> None:
+    """Ours, and the bare client around it."""
+    print("cells | disk ms | engine ms | start | MLflow ms | bare ms | ratio | driver MB | per 1,000 cells", end=" | ")
+    print("worker MB | load", flush=True)
     for cells in options.cells:
-        found, plain = apart("ours", cells, options.pack), apart("bare", min(cells, BARE_MOST), options.pack)
-        figures += [{"what": "ours", **found}, {"what": "bare", **plain}]
-        print(show(found, plain) if "failed" not in found else f"{cells} | failed: {found}", flush=True)
+        few = min(cells, BARE_MOST)
+        order = (("bare", few), ("ours", cells), ("bare", few))
+        before, found, after = (apart(what, count, options.pack, options.folder) for what, count in order)
+        figures += [{"what": what, **one} for (what, _), one in zip(order, (before, found, after), strict=True)]
+        print(show(found, [before, after]) if "failed" not in found else f"{cells} | failed: {found}", flush=True)
     own = [found for found in figures if found["what"] == "ours" and "failed" not in found]
     base = next((found for found in own if found["cells"] >= 1000), own[0] if own else None)
     if base is not None and base is not own[-1]:
         growth = (own[-1]["engine"] / own[-1]["cells"]) / (base["engine"] / base["cells"])
-        print(f"engine, {own[-1]['cells']} against {base['cells']} cells: {growth:.2f}")
-    if options.peers:
-        print("\npeer | cells | ms per cell | start")
-        for name, most in PEERS.items():
-            found = apart(name, min(most, max(options.cells)), options.pack)
-            figures.append({"what": name, **found})
-            shown = (
-                f"{1e3 * found['engine'] / found['cells']:.1f} | {found['start']:.1f} s" if "engine" in found else found
-            )
-            print(f"{name} | {found['cells']} | {shown}", flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(figures, indent=2))
+        print(f"engine, {own[-1]['cells']} against {base['cells']} cells: {growth:.2f}", flush=True)
+
+
+def measure_peers(options: argparse.Namespace, figures: list[dict[str, Any]]) -> None:
+    print("\npeer | cells | ms per cell | start | load")
+    for name, most in PEERS.items():
+        found = apart(name, min(most, max(options.cells)), options.pack, options.folder)
+        figures.append({"what": name, **found})
+        shown = str(found)
+        if "engine" in found:
+            shown = f"{1e3 * found['engine'] / found['cells']:.1f} | {found['start']:.1f} s | {found['load']:.0f}"
+        print(f"{name} | {found['cells']} | {shown}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A stage that does next to nothing, for the benchmark of scale. The product does not know it.
+"""A stage that does next to nothing, for the benchmark of scale. It stands in for real ones in the workers alone.
 
 Ray calls `runtime_env` in the driver (named by RAY_RUNTIME_ENV_HOOK) and `register` once in each new worker process.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-KIND = "trivial"
+KINDS = PARENT, CELL = "pretrain", "finetune"  # kinds that the engine knows: cells travel in packs, parents do not
 POINTS = 5  # of the curve; each is a metric with its step in MLflow
 
 
@@ -18,10 +18,10 @@ def runtime_env(env: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Add the stage to this process."""
+    """Put the stage in the place of real ones in this process."""
     from trainables.stages import STAGES
 
-    STAGES[KIND] = stage
+    STAGES.update(dict.fromkeys(KINDS, stage))
 
 
 def stage(spec: Mapping[str, Any], context: Any) -> Any:

@@ -144,7 +144,7 @@ class StoreContract(StoreInterleavings):
             lease.end()
             Lease(store, "a", 1, {}).end()
             assert store.leases() == {} and store.latest_lease("a") == (lease.number, True)
-        assert numbers == [2, 3, 4] and len(store.items("leases")) == 1
+        assert numbers == [2, 3, 4] and (store.items("leases"), len(store.items("ended"))) == ([], 1)
 
     def test_a_standing_beat_is_dead_by_the_watchers_own_clock(self, store: Store) -> None:
         lease = acquire(store, "a", {**holder("one"), "space": "another host"})

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,25 +179,6 @@ def test_a_wrong_option_is_refused_where_absent_data_would_only_be_blocked(run: 
     told = run(*asked, *wrong, "--json")
     assert told.code == 1 and executed(json.loads(told.out)) == {"finetune": 1}, told.err
     assert "blocked: data/set: no such folder; expected one with images/" in told.err
-
-
-def test_help_and_plans_are_quick_to_import() -> None:
-    code = (
-        "import sys\n"
-        "from orchestrator.run_grid import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'torchvision'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    for argv in (["--help"], ["smoke", "--dry-run", "--json"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *argv], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
-            text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        if "--json" in argv:
-            assert json.loads(done.stdout)["cells"] == 24 and done.stderr == ""
 
 
 # Data that are there and wrong

@@ -89,7 +89,46 @@ def test_epochs_go_before_steps_where_the_images_are_known() -> None:
     pretrain = of_kind(small_plan(), "pretrain")[0]
     dials = {**pretrain.spec["pretrain"], "batch": 10, "report_every": 10_000}
     by_steps, by_epochs = ({**pretrain.spec, "pretrain": {**dials, **d}} for d in ({"steps": 250}, {"epochs": 2.5}))
-    assert device_seconds("pretrain", by_epochs, n_pretrain=1000) == device_seconds("pretrain", by_steps)
+    held_out = dials["validation_images"]  # fewer than a tenth
+    found = device_seconds("pretrain", by_epochs, n_pretrain=1000 + held_out)
+    assert held_out < 100 and found == device_seconds("pretrain", by_steps)
+
+
+def test_a_trial_is_judged_by_finetunes_at_its_rungs_and_its_end() -> None:
+    stages = small_plan()
+    pretrain, finetune = (of_kind(stages, kind)[0].spec for kind in ("pretrain", "finetune"))
+    alone = {**pretrain, "rungs": [10, 30], "objective": {"kind": "validation"}}
+    judged = {**alone, "objective": {"kind": "downstream", "finetune": finetune}}
+    more = device_seconds("trial", judged) - device_seconds("trial", alone)
+    assert more == pytest.approx(3 * device_seconds("finetune", finetune))
+    assert device_seconds("trial", alone) == device_seconds("pretrain", pretrain)
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "voxels"),
+    [
+        ({}, 64, 64 * 64 * 32), ({}, 32, 32 * 32 * 16), ({}, 128, 64 * 64 * 32),
+        ({"width": 32, "depth": 16}, 64, 32 * 32 * 16), ({"width": 32, "depth": 32}, 16, 16**3),
+    ],
+)  # fmt: skip
+def test_volumes_cost_by_their_voxels(options: dict[str, int], size: int, voxels: int) -> None:
+    """Cubes are 64 x 64 x 32 but where options say otherwise, and are shrunk to their longest side, never enlarged."""
+
+    def two_volumes(options: dict[str, int], size: int) -> float:
+        dials = {"steps": 1, "batch": 2, "input_size": size, "report_every": 1000, "curve_images": 0}
+        data = {"reader": "nodules", "options": options, "n_train": 10}
+        spec = {"network": {"name": "genesis-unet3d", "width": 8}, "data": data, "finetune": dials}
+        more = device_seconds("finetune", {**spec, "finetune": {**dials, "batch": 4}})
+        return more - device_seconds("finetune", spec)
+
+    assert two_volumes(options, size) / two_volumes({}, 64) == pytest.approx(voxels / (64 * 64 * 32), rel=1e-6)
+
+
+def test_a_preparation_costs_by_what_it_goes_through_and_by_the_network_that_colours() -> None:
+    pseudo, network = ({"prepare": {"kind": "colorize", "colours": colours}} for colours in ("pseudo", "network"))
+    few, many = (device_seconds("prepare", pseudo, n_pretrain=n) for n in (100, 1100))
+    assert many - few == pytest.approx(1000 * (device_seconds("prepare", pseudo, n_pretrain=101) - few))
+    assert device_seconds("prepare", network, n_pretrain=100) > 50 * few
 
 
 def test_stages_of_which_nothing_is_known_have_a_cost() -> None:
@@ -152,9 +191,22 @@ def test_of_a_resumed_stage_only_the_timed_part_counts() -> None:
     stages = small_plan()
     pretrain = of_kind(stages, "pretrain")[0]
     steps = pretrain.spec["pretrain"]["steps"]
-    half = record(pretrain, 2 * pretrain.cost, resumed_from=steps // 2)
-    assert costed(stages, [half])[pretrain.key].cost == pytest.approx(4 * pretrain.cost)
+    half = changed(pretrain, "pretrain", steps=steps - steps // 2)
+    resumed = record(pretrain, 2 * half.cost, resumed_from=steps // 2)
+    assert costed(stages, [resumed])[pretrain.key].cost == pytest.approx(2 * pretrain.cost)
     assert costed(stages, [record(pretrain, 0.1, resumed_from=steps)]) == stages
+
+
+@pytest.mark.parametrize(("pruned_at", "steps_run"), [(20, 20), (40, 20), (None, 60)])
+def test_of_a_trial_only_the_steps_that_it_trained_count(pruned_at: int | None, steps_run: int) -> None:
+    """Given up, gone on from a shorter one, or both."""
+    stages = small_plan()
+    pretrain = changed(of_kind(stages, "pretrain")[0], "pretrain", steps=100)
+    part = changed(pretrain, "pretrain", steps=steps_run)
+    trial = replace(pretrain, kind="trial", spec={**pretrain.spec, "rungs": [], "objective": {"kind": "validation"}})
+    facts = {"pruned_at": pruned_at, "steps_run": steps_run} | ({} if pruned_at else {"steps": 100, "resumed_from": 40})
+    learned = costed({pretrain.key: pretrain}, [record(trial, 3 * part.cost, **facts)])
+    assert learned[pretrain.key].cost == pytest.approx(3 * pretrain.cost)
 
 
 def test_devices_do_not_mix() -> None:

@@ -55,7 +55,7 @@ def beats(store: Store, key: str, **how: Any) -> None:
 
 
 def paths(store: Store) -> set[str]:
-    kinds = ("artifacts", "checkpoints", "leases", "failures", "commits", "plans", "probes")
+    kinds = ("artifacts", "checkpoints", "leases", "ended", "failures", "commits", "plans", "probes")
     return {item.path for kind in kinds for item in store.items(kind)}
 
 
@@ -142,13 +142,13 @@ def test_what_a_sleeper_writes_after_the_end(store: Store) -> None:
     assert find(store).live == ()
     late = {f"checkpoints/{CELL}/00000{number}.pt" for number in (1, 2)}
     assert removed(store) == late | {f"leases/{CELL}/00000{number}.json" for number in (1, 2)}
-    assert paths(store) == {*kept, "plans/mine/20261121.json", f"leases/{CELL}/000002.ended"}
+    assert paths(store) == {*kept, "plans/mine/20261121.json", f"ended/{CELL}/000002"}
 
 
 def test_an_end_goes_with_its_stage(store: Store) -> None:
     plan(store, 1, CELL)
     beats(store, OLD)
-    gone = {*finish(store, OLD), f"leases/{OLD}/000001.ended"}
+    gone = {*finish(store, OLD), f"ended/{OLD}/000001"}
     store.end_leases(OLD, 1)
     assert removed(store) == gone
 

@@ -254,7 +254,7 @@ def test_a_grid_that_is_not_there(name: str, says: str) -> None:
         ("finetune.steps=[1", "the value is not valid YAML"),
         ("title=2020-13-45", "the value is not valid YAML: month must be"),
         ("finetune=3", "finetune: expected a mapping (key: value), but got 3"),
-        ("seeds.x=3", "seeds: expected a list"),
+        ("seeds.x=3", "unknown key 'seeds.x'; allowed: looks, rule, until"),
         ("rows.7.model=x", "rows: expected a list"),
         ("rows.1.pretext=byoll", "rows.1.pretext: no pretext 'byoll'"),
         ("profile=mini", "a profile is chosen by --profile NAME"),

@@ -12,8 +12,9 @@ from orchestrator.grid.errors import GridError
 from orchestrator.grid.load import load_request
 from orchestrator.plan.build import new_plan_id, plan_record
 from orchestrator.plan.data import WEIGHTS, DataFacts
+from orchestrator.plan.datasets import weight_specs
 from orchestrator.plan.diff import diff, summary
-from orchestrator.plan.expand import expand, weight_specs
+from orchestrator.plan.expand import expand
 from orchestrator.plan.keys import canonical
 from orchestrator.plan.stages import Plan
 from orchestrator.results.cells import tidy
@@ -22,9 +23,7 @@ from orchestrator.results.notes import notes
 from orchestrator.results.references import load
 from orchestrator.results.table import summarise
 from tests.orchestrator.made_up import planned, write_grid
-from trainables.context import Context
 from trainables.data import Listing
-from trainables.stages import STAGES
 
 TABLES = ("p2-table2", "p2-table3", "p2-table4", "p2-table5")
 PARTS = {"lucchi": (165, 165), "kasthuri": (85, 75), "em": (9, 3)}
@@ -238,32 +237,3 @@ def test_small_profiles_make_colours_up_and_shrink_every_network(profile: str) -
                 dials = stage.spec["pretrain" if stage.kind == "pretrain" else "finetune"]
                 assert dials["epochs"] is None and dials["steps"] <= 400 and dials["input_size"] <= 64
                 assert stage.spec["network"]["width"] <= 16 or stage.labels["pretext"] == "imagenet"
-
-
-# Both papers in one frame --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("line", "method", "network"),
-    [
-        ("rows.1={scenario: cls-enc, model: BYOL, pretext: byol}", "byol", "conrec-unet"),
-        ("rows.1.network={name: resnet50-unet, width: 8}", "simclr", "resnet50-unet"),
-    ],
-)
-def test_byol_on_the_unet_of_paper_1_and_simclr_on_resnet50_by_one_line(
-    tmp_path: Path, line: str, method: str, network: str
-) -> None:
-    """P1 Table 2 with one line changed, in little; the pretraining and a cell of it are run."""
-    small = ["pretrain.steps=2", "finetune.steps=2", "datasets.shapes.count=40", "datasets.shapes.size=32"]
-    small += ["pretexts.simclr.pretrain.batch=4", "pretrain.batch=4", "finetune.batch=4"]
-    request = load_request("p1-table2", profile="smoke", overrides=[line, *small], only=["scenario=cls-enc", "seed=0"])
-    shapes = Listing(
-        "shapes", Path(), *[tuple(map(str, range(40)))] * 2, (None,) * 40, {0: 0, 1: 1}, *[tuple(range(40))] * 2
-    )
-    plan = expand(request.grid, request.profile, lambda spec: DataFacts("shapes", "", shapes))
-    (pretrain,) = [s for s in plan.stages.values() if s.kind == "pretrain"]
-    assert (pretrain.spec["pretext"]["method"], pretrain.spec["network"]["name"]) == (method, network)
-    made = STAGES["pretrain"](pretrain.spec, Context(tmp_path, tmp_path / "pretrain", cache_dir=tmp_path))
-    cell = plan.stages[plan.cells[-1].key]
-    context = Context(tmp_path, tmp_path / "cell", cache_dir=tmp_path, parents={"pretrain": made.weights})
-    assert STAGES["finetune"](cell.spec, context).facts["transferred"] > 50

@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.grid.load import load_request
 from orchestrator.plan.build import build, new_plan_id, plan_record, restore_plan
+from orchestrator.plan.datasets import data_specs
 from orchestrator.plan.diff import diff, summary
-from orchestrator.plan.expand import data_specs
 from orchestrator.plan.stages import Plan
 from tests.orchestrator.made_up import GRID, absent, listing, planned, present, write_grid
 from trainables.data import split

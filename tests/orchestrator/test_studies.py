@@ -401,15 +401,6 @@ def test_a_wrong_section_is_one_message_with_file_and_line(tmp_path: Path, name:
     assert text.startswith(f"{grid}:{line}: ") and says in text and "\n" not in text, text
 
 
-@pytest.mark.parametrize("where", ["    pretrain: {epochs: 3}", "pretrain: {epochs: 3}"])
-def test_a_study_counts_in_steps(tmp_path: Path, where: str) -> None:
-    text = GRID.replace("TUNE", "{trials: 3}").replace("    pretrain: {steps: 8, report_every: 2, batch: 4}\n", "")
-    text = text.replace("    tune:", f"{where}\n    tune:") if where.startswith(" ") else f"{text}{where}\n"
-    with pytest.raises(GridError, match=r"tune: a study counts in steps, but pretrain\.epochs is 3; expected") as told:
-        load_request(write_grid(tmp_path, text))
-    assert ":12: " in str(told.value) or ":13: " in str(told.value)
-
-
 def test_a_decoder_that_the_pretext_does_not_train_is_told(tmp_path: Path) -> None:
     section = "{trials: 3, objective: {dataset: pets, scenario: seg-enc-dec}}"
     text = GRID.replace("TUNE", section).replace("reconstruction:", "simclr:").replace(

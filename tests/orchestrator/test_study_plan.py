@@ -8,22 +8,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.grid.schema import Tune
 from orchestrator.plan.build import plan_record, restore_plan
 from orchestrator.plan.diff import diff
 from orchestrator.plan.stages import Plan, Study
-from orchestrator.plan.studies import (
-    Trial,
-    family,
-    is_over,
-    lengths,
-    may_propose,
-    rungs,
-    trial_stage,
-    trials_of,
-    unfold,
-    winner,
-)
+from orchestrator.plan.studies import Trial, family, is_over, may_propose, trial_stage, trials_of, winner
+from orchestrator.plan.unfold import unfold
 from tests.orchestrator.made_up import planned, write_grid
 from tests.orchestrator.studied import keyed, study, through_json, trial
 from trainables.settings import PRETEXT_SETTINGS
@@ -132,47 +121,6 @@ def test_a_fault_of_data_or_store_is_no_result(cause: str, outcome: str, state: 
 def test_a_trial_proposed_twice_has_trained_its_steps_once() -> None:
     found = trials_of([proposal(0, "a"), proposal(1, "a")], {"a": commit(1.0)}, {})
     assert [(t.state, t.value, t.steps_run) for t in found] == [("COMPLETE", 1.0, 90), ("COMPLETE", 1.0, 0)]
-
-
-# Lengths and rungs
-
-
-@pytest.mark.parametrize(
-    ("shares", "full", "every", "expected"),
-    [
-        ([1.0], 90, 10, (90,)),
-        ([0.25, 0.5, 1.0], 400, 50, (100, 200, 400)),
-        ([0.25, 0.5, 1.0], 90, 20, (20, 40, 90)),  # 22.5 and 45 are brought to points of the curve, 90 is its end
-        ([0.5], 90, 10, (40,)),  # 45 lies between; half goes to the even one, as Python rounds
-        ([2.0, 1.0], 50, 20, (50, 100)),
-        ([0.1, 1.0], 8, 20, (1, 8)),  # the curve has points at 0 and 8 only
-        ([0.001, 1.0], 100, 20, (1, 100)),
-    ],
-)
-def test_lengths_fall_on_points_of_the_curve(
-    shares: list[float], full: int, every: int, expected: tuple[int, ...]
-) -> None:
-    assert lengths(Tune(trials=1, lengths=shares), full, every) == expected
-
-
-@pytest.mark.parametrize(
-    ("pruning", "longest", "every", "expected"),
-    [
-        ({}, 900, 10, (100, 300)),  # 1/9 and 1/3
-        ({"least": 0.25, "factor": 2}, 400, 50, (100, 200)),
-        ({"least": 0.1, "factor": 2}, 100, 1, (10, 20, 40, 80)),
-        ({}, 100, 20, (20, 40)),  # 11.1 and 33.3
-        ({}, 40, 20, (20,)),
-        ({}, 20, 20, ()),
-        ({"least": 0.5}, 90, 50, (50,)),
-    ],
-)
-def test_rungs_are_points_of_the_curve_before_its_end(
-    pruning: dict[str, Any], longest: int, every: int, expected: tuple[int, ...]
-) -> None:
-    tune = Tune.model_validate({"trials": 1, "pruning": pruning})
-    assert rungs(tune, longest, every) == expected
-    assert rungs(Tune(trials=1), longest, every) == ()
 
 
 # Stages and keys

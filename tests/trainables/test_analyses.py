@@ -138,6 +138,15 @@ def test_curves_tell_what_they_lack(context):
         analyse(spec, context(histories=HISTORIES))
 
 
+def test_curves_name_the_models_that_have_no_result(context):
+    spec = {**CURVES, "panels": [{**CURVES["panels"][0], "gaps": ["ImageNet"]}]}
+    result = analyse(spec, context(histories=HISTORIES))
+    whole = analyse(CURVES, context(histories=HISTORIES))
+    assert result.metrics == whole.metrics and result.files["curves.csv"] == whole.files["curves.csv"]
+    assert result.files["curves.png"] != whole.files["curves.png"]
+    assert_not_clipped(pixels(result, "curves.png"))
+
+
 # Targets
 
 
@@ -204,6 +213,17 @@ def test_kept_weights_change_no_digit_and_predict_what_was_evaluated(context):
     assert_not_clipped(pixels(result, "predictions.png"))
 
 
+def test_a_model_without_a_result_keeps_its_place(context):
+    weights = finetuned(context(), keep_weights=True).weights
+    spec = predictions(2)
+    spec["panels"][0]["gaps"] = ["ImageNet"]
+    result = analyse(spec, context(parents={"A": weights}))
+    whole = analyse(predictions(2), context(parents={"A": weights}))
+    assert result.metrics == whole.metrics and result.files["predictions.csv"] == whole.files["predictions.csv"]
+    assert result.files["predictions.png"] != whole.files["predictions.png"]
+    assert_not_clipped(pixels(result, "predictions.png"))
+
+
 def test_predictions_of_many_models_and_chosen_images(context):
     one, other = (finetuned(context(), seed, keep_weights=True).weights for seed in (0, 1))
     names = ["Random", "Dog breeds (2)", "Dog segmentation (3)", "SceneParse150 (4)", "ImageNet (2)"]
@@ -255,6 +275,24 @@ def test_samples_of_what_a_prepare_stage_made(context):
     assert_not_clipped(pixels(result, "samples.png"))
     with pytest.raises(StageError, match="has no label 'bus'; it has no car, car"):
         analyse(samples({**panel, "title": "x", "label": "bus"}), context(parents={"data": tensors}))
+
+
+def test_samples_of_two_preparations_each_by_its_role(context):
+    made = {
+        role: {"images": torch.full((n, 3, 16, 16), 50 * n, dtype=torch.uint8)}
+        for role, n in (("data", 2), ("data 2", 3))
+    }
+    panels = [{"title": role, "data": {**SHAPES, "prepared": True, "role": role}, "show": "pictures"} for role in made]
+    result = analyse(samples(*panels), context(parents=made))
+    assert result.metrics == {"images/data": 2, "images/data-2": 3}
+
+
+def test_counts_stand_beside_the_published_ones(context):
+    plain, known = {"title": "Plain", "data": SHAPES}, {"title": "Known", "data": SHAPES, "published": 1234}
+    lines = analyse(samples(known, plain), context()).files["counts.md"].decode().splitlines()
+    assert lines[0] == "| data set | images | published | pretrain | pool |"
+    assert lines[2:] == ["| Known | 30 | 1,234 | 30 | 30 |", "| Plain | 30 |  | 30 | 30 |"]
+    assert analyse(samples(plain), context()).files["counts.md"].startswith(b"| data set | images | pretrain")
 
 
 def test_samples_of_a_drawn_set_count_its_parts(context):

@@ -100,7 +100,7 @@ PRETRAINS = {stage for stage in VERSIONS if stage.startswith("pretrain/")}
             ">> 2",
             {stage for stage in VERSIONS if stage.partition("/")[0] in ("pretrain", "finetune", "probe")}
             | {"prepare/car-patches", "prepare/cubes"}
-            | {f"analysis/{kind}" for kind in ("cka", "gradcam", "targets", "samples")},
+            | {f"analysis/{kind}" for kind in ("cam", "cka", "gradcam", "targets", "samples")},
         ),
         ("pretexts/simclr.py", "self.settings = settings", "self.settings = (settings)", set()),
         ("pretexts/simclr.py", "self.settings = settings", "self.settings = settings  # why", set()),

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.analyses.choose import drawn, members, metric_name, open_checked
 from trainables.analyses.figures import PAGE
 from trainables.analyses.gradcam import over
 from trainables.analyses.grids import Panel, Row, draw_grid, picture
-from trainables.analyses.models import load_encoder, parent_weights
+from trainables.analyses.models import encoder_of, parent_weights
 from trainables.context import Context, Result, StageError
 from trainables.data import Listing
 from trainables.data.stack import load_stack
@@ -33,8 +33,8 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     """Draw the maps of several encoders on the same images, and measure how alike they are.
 
     Args:
-        spec: analysis (`CAMSettings`), models (a list of name and network), data (reader, options), backend, seed (of
-            the order of the images).
+        spec: analysis (`CAMSettings`), models (a list of name, network and, of an untrained one, `random: true`), data
+            (reader, options), backend, seed (of the order of the images, and of random weights).
         context: for each model a parent with the encoder's weights, its role the model's name, and, unless
             `weights: mean`, its probe stage under the role `probe/<name>`.
 
@@ -53,13 +53,13 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     stack = load_stack(
         listing, numbers, settings.input_size, masks=False, fingerprint=found.fingerprint, cache_dir=context.cache_dir
     )
-    models = [(str(model["name"]), model["network"]) for model in spec["models"]]
     maps, predicted = {}, {}
-    for name, network in models:
-        features = _features(network, stack.images, name, context)
+    for model in spec["models"]:
+        name = str(model["name"])
+        features = _features(encoder_of(model, context, seed), stack.images, context)
         head = None if settings.weights == "mean" else _head(context, name, features.shape[1])
         maps[name], predicted[name] = activation_maps(features, head)
-    names = [name for name, _ in models]
+    names = list(maps)
     metrics = {
         metric_name("cam", a, b): float(correlation(maps[a], maps[b]).mean())
         for place, a in enumerate(names)
@@ -113,8 +113,7 @@ def _numbers(listing: Listing, settings: CAMSettings, seed: int) -> list[int]:
 
 
 @torch.no_grad()
-def _features(network: Mapping[str, Any], images: Tensor, name: str, context: Context) -> Tensor:
-    encoder = load_encoder(network, parent_weights(context, name), name, context.device)
+def _features(encoder: nn.Module, images: Tensor, context: Context) -> Tensor:
     parts = [encoder(part.to(context.device).float() / 255)[-1].cpu() for part in torch.split(images, 16)]
     return torch.cat(parts)
 

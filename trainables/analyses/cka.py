@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainables.analyses.choose import drawn, members, metric_name, open_checked, table
 from trainables.analyses.figures import canvas, png, style
-from trainables.analyses.models import load_encoder, parent_weights
+from trainables.analyses.models import encoder_of
 from trainables.analyses.similarity import cka_full, cka_minibatch
 from trainables.context import Context, Result, StageError
 from trainables.data.stack import load_stack
@@ -27,9 +27,9 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     """Compare encoders pairwise.
 
     Args:
-        spec: analysis (`CKASettings`), models (a list of name and network, in the order of the matrix), data (reader,
-            options), backend, seed (of the order of the images).
-        context: for each model a parent with weights (pretrain, import or finetune), its role the model's name.
+        spec: analysis (`CKASettings`), models (a list of name, network and, of an untrained one, `random: true`; in the
+            order of the matrix), data (reader, options), backend, seed (of the order of the images, of random weights).
+        context: for each trained model a parent with weights (pretrain, import or finetune), its role the model's name.
 
     Returns:
         Files cka.png and cka.csv (model, other, cka; every two, both ways). Metrics cka/<model>/<other>, each two once.
@@ -42,10 +42,7 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     use_backend(parse(BackendSettings, spec.get("backend", {})))
     settings, seed = parse(CKASettings, spec["analysis"]), int(spec["seed"])
     names = [model["name"] for model in spec["models"]]
-    encoders = [
-        load_encoder(m["network"], parent_weights(context, m["name"]), m["name"], context.device)
-        for m in spec["models"]
-    ]
+    encoders = [encoder_of(model, context, seed) for model in spec["models"]]
     images = _images(spec["data"], settings, seed, context)
     sizes = [encode(encoder, images[:1], context.device).numel() for encoder in encoders]
     matrix = _compare(encoders, images, settings, seed, context)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from trainables.analyses.choose import metric_name, table
 from trainables.analyses.figures import COLUMN, PAGE, canvas, method_colors, png, style
@@ -23,8 +24,9 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     """Draw the curves of finished stages, one line for each model, one part of the figure for each panel.
 
     Args:
-        spec: analysis (`CurvesSettings`), panels (a list of title and lines; a line has name, roles: one for each seed,
-            and optionally method, which gives the colour, and dashed, for a random decoder).
+        spec: analysis (`CurvesSettings`), panels (a list of title, lines and, if any, gaps: names of models without a
+            result; a line has name, roles: one for each seed, and optionally method, which gives the colour, and
+            dashed, for a random decoder).
         context: the histories of the parents by role (`history_of`).
 
     Returns:
@@ -53,7 +55,7 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
         metrics,
         facts={"share": settings.share, "metric": settings.metric},
         files={
-            "curves.png": _draw_curves(panels, settings),
+            "curves.png": _draw_curves(panels, settings, {p["title"]: p.get("gaps", ()) for p in spec["panels"]}),
             "steps.png": _draw_steps(panels, settings),
             "curves.csv": table(("panel", "model", "step", "mean", "std", "n"), points),
             "steps.csv": table(steps_header, ends),
@@ -113,13 +115,17 @@ def _spread(values: Sequence[float]) -> tuple[float, float | str]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else ""
 
 
-def _draw_curves(panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSettings) -> bytes:
+def _draw_curves(
+    panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSettings, gaps: Mapping[str, Sequence[str]]
+) -> bytes:
     colors = _colors(panels)
     with style():
         figure, axes = _row_of(panels, 2.5)
         for place, (title, lines) in zip(axes, panels, strict=True):
             _draw_panel(place, lines, colors)
             place.set(xlabel="training step", title=title)
+            for gap in gaps[title]:
+                place.plot([], [], linestyle="none", label=f"{gap}: no result")
             place.legend(loc="lower right")
         axes[0].set_ylabel(_label(settings))
         return png(figure)
@@ -136,12 +142,14 @@ def _draw_panel(axes: Axes, lines: Sequence[Line], colors: Mapping[str, str]) ->
         axes.plot(steps, middle, color=color, linewidth=1.1, linestyle=_dash(line), label=line.name)
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         highest, lowest = max(highest, *high), min(lowest, *low)
+    axes.xaxis.set_major_locator(_whole_steps())
     axes.set(xlim=(0, None), ylim=(max(0, lowest - 3), min(100, highest + 3)))
 
 
 def _draw_steps(panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSettings) -> bytes:
     """Steps to `share` of the final value: a point for each seed, a bar to their mean."""
     colors, count = _colors(panels), max(len(lines) for _, lines in panels)
+    first = [line.name for line in panels[0][1]]
     with style():
         figure, axes = _row_of(panels, 0.75 + 0.22 * count)
         for place, (title, lines) in zip(axes, panels, strict=True):
@@ -151,8 +159,11 @@ def _draw_steps(panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSe
                 place.barh(y, statistics.fmean(steps), color=color, alpha=0.45, height=0.65, hatch=hatch)
                 place.scatter(steps, [y] * len(steps), s=9, color=color, edgecolors="black", linewidths=0.4, zorder=3)
             place.set_yticks(range(len(lines)), [line.name for line in lines])
+            if place is not axes[0] and [line.name for line in lines] == first:
+                place.tick_params(labelleft=False)
             place.set(xlabel=f"steps to {100 * settings.share:g} % of the final value", title=title, ylim=(-0.6, None))
             place.set_xlim(0, None)
+            place.xaxis.set_major_locator(_whole_steps())
             place.invert_yaxis()
             place.grid(axis="y", visible=False)
         return png(figure)
@@ -161,6 +172,10 @@ def _draw_steps(panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSe
 def _row_of(panels: Sequence[object], height: float) -> tuple[Any, Any]:
     figure, axes = canvas(COLUMN if len(panels) == 1 else PAGE, height, ncols=len(panels), squeeze=False)
     return figure, axes[0]
+
+
+def _whole_steps() -> MaxNLocator:
+    return MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10])
 
 
 def _colors(panels: Sequence[tuple[str, Sequence[Line]]]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from trainables.context import Context, StageError
 from trainables.networks import SegmentationNetwork, build_network
 from trainables.pretexts.classification import Classification
 from trainables.pretexts.conrec import ConRec
+from trainables.randomness import seed_everything
 from trainables.settings import ClassificationSettings, ConRecSettings, DecodingTask, parse_network
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -42,6 +43,20 @@ def load_encoder(
     encoder = build_network(parse_network(network), out_channels=1).encoder
     given = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
     return _filled(encoder, given, name, device)
+
+
+def encoder_of(model: Mapping[str, Any], context: Context, seed: int) -> nn.Module:
+    """The encoder of a model in a spec: name, network, and `random: true` where it has no parent but random weights.
+
+    Raises:
+        StageError: no weights under its name, or they do not fit.
+    """
+    if not model.get("random"):
+        name = str(model["name"])
+        return load_encoder(model["network"], parent_weights(context, name), name, context.device)
+    seed_everything(seed, "init")
+    encoder: nn.Module = build_network(parse_network(model["network"]), out_channels=1).encoder
+    return encoder.to(context.device).eval()
 
 
 def load_segmentation(

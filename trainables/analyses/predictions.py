@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from trainables.settings.analyses import PredictionsPanel, PredictionsSettings
 from trainables.training import use_backend
 
 OBJECT_COLOURS = (None, FEW[0])
+NOTHING = 225  # grey of a picture that could not be had
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class _Shown:
     images: Sequence[str]
     stack: ImageStack
     logits: Mapping[str, Tensor]
+    gaps: Sequence[str] = ()  # models without a result
 
     def dice(self, model: str, place: int) -> float:
         """Hard Dice of one image."""
@@ -49,7 +52,8 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
 
     Args:
         spec: analysis (`PredictionsSettings`), models (a list of name and network), panels (a list of data (reader,
-            options) and the fields of `PredictionsPanel`), seed (of the cells: it says which images evaluate), backend.
+            options), the fields of `PredictionsPanel` and, if any, gaps: names of models without a result), seed (of
+            the cells: it says which images evaluate), backend.
         context: for each model a parent whose weights are a whole network with one output (a segmentation pretrain, or
             a finetune stage with `keep_weights`), its role the model's name.
 
@@ -70,10 +74,11 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     opened = open_all([panel["data"] for panel in spec["panels"]], context)
     shown = []
     for entry, pair in zip(spec["panels"], opened, strict=True):
-        panel = parse(PredictionsPanel, {name: value for name, value in entry.items() if name != "data"})
+        panel = parse(PredictionsPanel, {name: value for name, value in entry.items() if name not in ("data", "gaps")})
         if pair is None:
             raise StageError(f"predictions: expected a dataset for {panel.title}, but its data are prepared")
-        shown.append(_predict(panel, *pair, networks, settings.input_size, seed, context))
+        found = _predict(panel, *pair, networks, settings.input_size, seed, context)
+        shown.append(replace(found, gaps=tuple(entry.get("gaps", ()))))
     rows = [
         (s.panel.title, image, model, s.dice(model, place))
         for s in shown
@@ -132,7 +137,7 @@ def _draw(shown: Sequence[_Shown], columns: int) -> bytes:
     rows: list[Row] = []
     for panel in shown:
         cells = [_cells(panel, place) for place in range(len(panel.images))]
-        wide = 2 + len(panel.logits)
+        wide = 2 + len(panel.logits) + len(panel.gaps)
         if wide <= columns:
             step = columns // wide
             lines = [list(chain.from_iterable(cells[first : first + step])) for first in range(0, len(cells), step)]
@@ -160,7 +165,8 @@ def _cells(shown: _Shown, place: int) -> list[Panel]:
         title = model if len(shown.logits) > 1 else "prediction"
         note = f"Dice {100 * shown.dice(model, place):.1f} %"
         cells.append(Panel(overlay(image, predicted, box, OBJECT_COLOURS), title, note))
-    return cells
+    empty = np.full_like(cells[0].pixels, NOTHING)
+    return cells + [Panel(empty, model, "no result") for model in shown.gaps]
 
 
 def _without_repeats(rows: Sequence[Row]) -> list[Row]:

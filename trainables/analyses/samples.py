@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from trainables.context import Context, Result, StageError
 from trainables.data import Listing, Survey
 from trainables.data.contact_sheet import Colour, class_colours
 from trainables.data.decode import read_mask
+from trainables.data.listing import Draw
 from trainables.data.stack import ImageStack, load_stack
 from trainables.randomness import generator
 from trainables.settings import parse
@@ -30,13 +32,15 @@ Count = tuple[str, str, str, str, int]  # panel, part, group (all, class, label)
 
 @dataclass(frozen=True)
 class _Found:
-    """What a panel shows: pictures, their labels' names ("" for none), the mask classes, and the counts of it all."""
+    """What a panel shows: pictures, their labels' names ("" for none), the mask classes, the counts of it all, and the
+    same pictures in colour [n, 3, S, S]."""
 
     panel: SamplesPanel
     stack: ImageStack
     labels: Sequence[str]
     classes: tuple[str, ...]
     counts: Sequence[Count]
+    colored: Tensor | None = None
 
 
 def analyse(spec: Mapping[str, Any], context: Context) -> Result:
@@ -45,12 +49,13 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     Args:
         spec: analysis (`SamplesSettings`), panels (a list of data (reader, options; or prepared) and the fields of
             `SamplesPanel`), seed (of the drawn order).
-        context: where the data of a panel are `prepared`, their prepare stage as the parent of role "data".
+        context: where the data of a panel are `prepared`, their prepare stage as the parent of role "data", or of the
+            `role` that stands there.
 
     Returns:
-        Files samples.png and counts.csv (panel, part, group, name, images): of each part all images, those that hold
-        each class of the masks, and those of each label; the part "task" are all images of the panel's part. Metrics
-        images/<panel>: that number.
+        Files samples.png; counts.csv (panel, part, group, name, images): of each part all images, those that hold
+        each class of the masks, and those of each label; the part "task" are all images of the panel's part; and
+        counts.md, a table of the parts with the published numbers. Metrics images/<panel>: the number of "task".
 
     Raises:
         StageError: an empty part, an unknown label, or no masks where they are to be shown.
@@ -61,9 +66,14 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     shown = []
     for entry, pair in zip(spec["panels"], opened, strict=True):
         panel = parse(SamplesPanel, {name: value for name, value in entry.items() if name != "data"})
-        found = _prepared(panel, seed, context) if pair is None else _listed(panel, *pair, settings, seed, context)
-        if panel.show != "pictures" and found.stack.masks is None:
+        role = entry["data"].get("role", "data")
+        found = (
+            _prepared(panel, role, seed, context) if pair is None else _listed(panel, *pair, settings, seed, context)
+        )
+        if panel.show in ("masks", "pairs") and found.stack.masks is None:
             raise StageError(f"samples: {panel.title} has no masks; expected them for show: {panel.show}")
+        if panel.show == "colours" and found.colored is None:
+            raise StageError(f"samples: {panel.title} has no colours; expected data that are prepared by colorize")
         shown.append(found)
     counts = [count for found in shown for count in found.counts]
     return Result(
@@ -71,6 +81,7 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
         files={
             "samples.png": _draw(shown, settings.columns),
             "counts.csv": table(("panel", "part", "group", "name", "images"), counts),
+            "counts.md": _counts_table([found.panel for found in shown], counts),
         },
     )
 
@@ -86,7 +97,7 @@ def _listed(
         for name in groups
         for number in drawn(listing, [n for n in task if name in ("", names[n])], panel.count, seed)
     ]
-    masked = panel.show != "pictures"
+    masked = panel.show in ("masks", "pairs")
     stack = load_stack(
         listing,
         numbers,
@@ -142,17 +153,22 @@ def _classes_of(listing: Listing, found: Survey, number: int) -> set[str]:
     if mask is None and listing.draw is None:
         return set()
     values = found.files.get(mask or "", {}).get("values")
-    held = (
-        {listing.mask_values.get(value) for value in values}
-        if values is not None
-        else set(np.unique(read_mask(listing, number)).tolist())
-    )
+    if values is not None:
+        held = {listing.mask_values.get(value) for value in values}
+    else:
+        held = set(_drawn_classes(listing.draw, number) if listing.draw else np.unique(read_mask(listing, number)))
     return {name for place, name in enumerate(listing.classes) if place in held}
 
 
-def _prepared(panel: SamplesPanel, seed: int, context: Context) -> _Found:
+@lru_cache(maxsize=10_000)
+def _drawn_classes(draw: Draw, number: int) -> tuple[int, ...]:
+    """Of an image that is made from a number, which takes a moment; panels may show the same set."""
+    return tuple(np.unique(draw(number)[1]).tolist())
+
+
+def _prepared(panel: SamplesPanel, role: str, seed: int, context: Context) -> _Found:
     """Of what a prepare stage made: images, labels and masks as it gives them."""
-    tensors = parent_weights(context, "data")
+    tensors = parent_weights(context, role)
     labels = tensors.get("labels", torch.full((len(tensors["images"]),), -1))
     names = [_name(panel, label) for label in labels.tolist()]
     order = torch.randperm(len(names), generator=generator(seed, "samples")).tolist()
@@ -161,11 +177,27 @@ def _prepared(panel: SamplesPanel, seed: int, context: Context) -> _Found:
     numbers = [n for name in groups for n in [n for n in order if name in ("", names[n])][: panel.count]]
     images = tensors["images"]
     boxes = tensors.get("boxes", torch.tensor([0, 0, *images.shape[-2:]]).repeat(len(images), 1))
-    masks = tensors["masks"][numbers] if "masks" in tensors and panel.show != "pictures" else None
+    masks = tensors["masks"][numbers] if "masks" in tensors and panel.show in ("masks", "pairs") else None
     task = [n for n, name in enumerate(names) if panel.label in ("", name)]
     counts = list(_prepared_counts(panel.title, tensors, task, names))
     stack = ImageStack(images[numbers], masks, boxes[numbers])
-    return _Found(panel, stack, [names[n] for n in numbers], ("background", panel.target), counts)
+    colored = tensors["colored"][numbers] if "colored" in tensors else None
+    return _Found(panel, stack, [names[n] for n in numbers], ("background", panel.target), counts, colored)
+
+
+def _counts_table(panels: Sequence[SamplesPanel], counts: Sequence[Count]) -> bytes:
+    """A Markdown table: a line for each panel, with its images, the published number, and the parts that it has."""
+    images = {(title, part): n for title, part, group, _, n in counts if group == "all"}
+    parts = [part for part in PARTS if any((panel.title, part) in images for panel in panels)]
+    published = [panel.published for panel in panels]
+    columns = ["data set", "images", *(["published"] if any(n is not None for n in published) else []), *parts]
+    lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
+    for panel, known in zip(panels, published, strict=True):
+        numbers = {"images": images.get((panel.title, "task")), "published": known}
+        numbers |= {part: images.get((panel.title, part)) for part in parts}
+        cells = ["" if (n := numbers[name]) is None else f"{n:,}" for name in columns[1:]]
+        lines.append("| " + " | ".join([panel.title, *cells]) + " |")
+    return "\n".join([*lines, ""]).encode()
 
 
 def _name(panel: SamplesPanel, label: int) -> str:
@@ -214,6 +246,8 @@ def _cells(found: _Found, place: int, colours: Sequence[Colour | None]) -> list[
     image, box, masks = found.stack.images[place], found.stack.boxes[place], found.stack.masks
     title = found.labels[place] if found.panel.each_label else ""
     plain = Panel(picture(image, box), title)
+    if found.panel.show == "colours" and found.colored is not None:
+        return [plain, Panel(picture(found.colored[place], box))]
     if masks is None or found.panel.show == "pictures":
         return [plain]
     marked = Panel(overlay(image, masks[place], box, colours), "" if found.panel.show == "pairs" else title)

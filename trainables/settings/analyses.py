@@ -88,19 +88,22 @@ class SamplesSettings:
 class SamplesPanel:
     """What a `samples` figure shows of one dataset.
 
-    `show`: `pictures`, `masks` (over the picture) or `pairs` of both, side by side. `count` pictures in drawn order, of
+    `show`: `pictures`, `masks` (over the picture), `pairs` of both, side by side, or `colours`: pairs of a picture and
+    its colorised self, of data prepared so. `count` pictures in drawn order, of
     those with the label `label` (a name) where one is given; with `each_label`, `count` of every label. Of prepared
-    data, `labels` names the labels by number and `target` the object of the masks.
+    data, `labels` names the labels by number and `target` the object of the masks. `published`: how many images the
+    paper counts.
     """
 
     title: str
-    show: Literal["pictures", "masks", "pairs"] = "masks"
+    show: Literal["pictures", "masks", "pairs", "colours"] = "masks"
     part: Part = "annotated"
     count: int = dial(3, ge=1)
     label: str = ""
     each_label: bool = False
     labels: tuple[str, ...] = ()
     target: str = "object"
+    published: int | None = dial(None, ge=0)
 
 
 @dataclass(frozen=True)
