@@ -36,7 +36,7 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
         for text in totals[kind]:
             console.print(f"{kind[:-1]}: {text}", markup=False, highlight=False, soft_wrap=True)
     ours, naive = totals["estimated_device_seconds"], totals["naive_device_seconds"]
-    saving = f", {naive / ours:.1f} times as much" if ours < naive and not totals["reused"] else ""
+    saving = f", {naive / ours:.1f} times as much" if 0 < ours < naive and not totals["reused"] else ""
     stages = totals["naive_pretrain_stages"]
     alone = f"; if every cell pretrained for itself ({stages} pretrain stages): {_hours(naive)}"
     console.print(

@@ -424,7 +424,7 @@ WRONG = {
     "dial": ("{kind: curves}", "{kind: curves, shere: 1}", 6, "key 'analyses.curves.shere'; did you mean 'share' or"),
     "value": ("{kind: curves}", "{kind: curves, share: 2}", 6, "share: expected less than or equal to 1, but got 2"),
     "key of a panel": ("data: one}", "data: one, shwo: pairs}", 4, "look.panels.0.shwo'; did you mean 'show'?"),
-    "choice in a panel": ("data: one}", "data: one, show: all}", 4, "show: expected 'pictures', 'masks' or 'pairs'"),
+    "choice in a panel": ("data: one}", "data: one, show: all}", 4, "show: expected 'pictures', 'masks', 'pairs' or 'c"),
     "no title": ("{title: One, data: one}", "{data: one}", 4, "analyses.look.panels.0.title is missing"),
     "no source": ("data: one}", "count: 2}", 4, "analyses.look.panels.0: expected `data:`, or `pretext:` and"),
     "dataset": ("data: one}", "data: onne}", 4, "analyses.look.panels.0.data: no dataset 'onne'; did you mean 'one'?"),

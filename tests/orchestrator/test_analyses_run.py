@@ -57,9 +57,9 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def run(capsys: pytest.CaptureFixture[str], grid: str, store: Path, *more: str) -> dict[str, Any]:
+def run(capfd: pytest.CaptureFixture[str], grid: str, store: Path, *more: str) -> dict[str, Any]:
     code = run_grid.main([grid, "--store", str(store), "--json", *more])
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     assert code == 0, told.err
     return json.loads(told.out)
 
@@ -68,7 +68,7 @@ def executed(totals: dict[str, Any]) -> dict[str, int]:
     return {kind: count for kind, count in totals["executed"].items() if count}
 
 
-def check_results(folder: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def check_results(folder: Path, store: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The files in the store, in MLflow and in what collect writes are the same."""
     kept = open_store(str(store))
     commits = {c["labels"]["analysis"]: c for c in kept.commits(kept.finished()).values() if c["kind"] == "analysis"}
@@ -79,7 +79,7 @@ def check_results(folder: Path, store: Path, capsys: pytest.CaptureFixture[str])
     runs = client.search_runs([experiment.experiment_id], "tags.`transfergrid.kind` = 'analysis'")
     logged = {r.data.tags["transfergrid.key"]: r for r in runs}
     assert collect.main(["drawn", "--store", str(store), "--out", str(folder), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = json.loads(capfd.readouterr().out)
     for name, files in FILES.items():
         commit = commits[name]
         assert sorted(file for file in commit["artifacts"] if "." in file) == files
@@ -99,15 +99,15 @@ def check_results(folder: Path, store: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_figures_asked_for_after_their_cells_and_a_run_that_does_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store, inline = tmp_path / "störe", ("--executor", "inline")
-    table = run(capsys, write_grid(tmp_path, CELLS), store, *inline)
+    table = run(capfd, write_grid(tmp_path, CELLS), store, *inline)
     assert executed(table) == {"pretrain": 1, "finetune": 2}
     grid = write_grid(tmp_path, CELLS + ANALYSES)
     kept = open_store(str(store))
     before = kept.commits(kept.finished())
-    drawn = run(capsys, grid, store, *inline)
+    drawn = run(capfd, grid, store, *inline)
     # Their weights had not been kept, so both cells are trained once more beside the finished ones, to the same end.
     assert executed(drawn) == {"finetune": 2, "analysis": 4} and drawn["cells"] == 2
     commits = kept.commits(kept.finished())
@@ -115,19 +115,19 @@ def test_figures_asked_for_after_their_cells_and_a_run_that_does_nothing(
     assert sorted(c["metrics"]["loss"] for c in again) == sorted(
         c["metrics"]["loss"] for c in before.values() if c["kind"] == "finetune"
     )
-    check_results(tmp_path / "results", store, capsys)
-    assert executed(run(capsys, grid, store, *inline)) == {}
+    check_results(tmp_path / "results", store, capfd)
+    assert executed(run(capfd, grid, store, *inline)) == {}
     (key,) = [c["key"] for c in commits.values() if c["labels"].get("analysis") == "alike"]
     assert status.main(["--store", str(store), "--explain", key]) == 0
-    told = capsys.readouterr().out
+    told = capfd.readouterr().out
     assert "analysis alike | drawn" in told and "spec.analysis.kind = cka" in told
-    changed = run(capsys, grid, store, *inline, "--set", "analyses.curves.share=0.5")
+    changed = run(capfd, grid, store, *inline, "--set", "analyses.curves.share=0.5")
     assert executed(changed) == {"analysis": 1}
 
 
 @pytest.mark.durable
-def test_figures_on_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_on_ray(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "runs"
-    totals = run(capsys, write_grid(tmp_path, CELLS + ANALYSES), store)
+    totals = run(capfd, write_grid(tmp_path, CELLS + ANALYSES), store)
     assert executed(totals) == {"pretrain": 1, "finetune": 2, "analysis": 4}
-    check_results(tmp_path / "results", store, capsys)
+    check_results(tmp_path / "results", store, capfd)

@@ -164,7 +164,7 @@ def test_stand_ins_by_name_and_for_all_others(tmp_path: Path) -> None:
     assert {s.kind: s.spec["data"]["reader"] for s in plan.stages.values()} == {
         "pretrain": "flowers102", "finetune": "shapes",
     }  # fmt: skip
-    record = plan_record(load_request(name), plan, plan_id="x", command="", data_root=tmp_path)
+    record = plan_record(load_request(name, profile="paper"), plan, plan_id="x", command="", data_root=tmp_path)
     assert record["stand_ins"] == {"flowers17": "shapes", "pets": "flowers102"}
     assert {s.labels["dataset"] for s in plan.stages.values() if s.kind == "finetune"} == {"shapes"}
 
