@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= python3
 TORCH_BACKEND ?=
 KILLS ?= 15
+TESTERS ?= 2
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 UV_PIN := uv==0.13.9
 PREFIX ?= /opt/transfergrid
@@ -33,8 +34,10 @@ demo: setup
 	@echo "MLflow database: runs/demo/mlflow.db"
 	@echo "Open the UI:     $(VENV)/bin/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db"
 
+# Two processes, each on one core; a test file stays in one of them.
+test: export OMP_NUM_THREADS := 1
 test: setup
-	$(PY) -m pytest -m 'not durable and not cluster and not grids'
+	$(PY) -m pytest -n $(TESTERS) --dist loadfile -m 'not durable and not cluster and not grids'
 
 test-grids: setup ## every built-in grid with --profile smoke, through Ray
 	$(PY) -m pytest -m grids -s tests/grids
