@@ -16,24 +16,37 @@ def give_free_workers_to_the_most_urgent() -> None:
     is starting at this moment: Tune then ends that process, and where packs are shorter than a process takes to start,
     no second worker ever comes up (1,500 short cells on two CPUs ran on one of them from beginning to end).
     """
-    original = TuneController._maybe_reuse_cached_actor
-    if hasattr(original, "__wrapped__"):
+    original = getattr(TuneController, "_maybe_reuse_cached_actor", None)
+    if original is None or hasattr(original, "__wrapped__"):
         return
 
     @functools.wraps(original)
     def reuse(self: Any, trial: Any) -> bool:
-        shape = trial.placement_group_factory
-        if trial in self._resetting_trials or not self._actor_cache.has_cached_object(shape):
-            return bool(original(self, trial))
-        waiting = (self._pending_trials & self._staged_trials) - self._resetting_trials
-        waiting = {t for t in waiting if t.placement_group_factory == shape}
-        in_order = {trial: None} | dict.fromkeys(self._pending_trials_list)
-        ready = [t for t in in_order if t in waiting and not _comes_up(self, t)]
-        chosen = max(ready, key=lambda t: float(t.config["urgency"]), default=trial)
-        reused = bool(original(self, chosen))  # by default the one: where it alone waits, a warm worker is the quicker
+        try:
+            chosen = _most_urgent(self, trial)
+        except (
+            AttributeError
+        ):  # another version of Tune, of other inner parts: its own order is the slower one, no fault
+            chosen = trial
+        reused = bool(original(self, chosen))
         return reused and chosen is trial
 
     TuneController._maybe_reuse_cached_actor = reuse
+
+
+def _most_urgent(controller: Any, trial: Any) -> Any:
+    """Of the packs that could take the worker that is free; `trial`, of which Tune thinks, where there is no other.
+
+    It is also given where it alone waits and its own worker comes up: a warm one is the quicker.
+    """
+    shape = trial.placement_group_factory
+    if trial in controller._resetting_trials or not controller._actor_cache.has_cached_object(shape):
+        return trial
+    waiting = (controller._pending_trials & controller._staged_trials) - controller._resetting_trials
+    waiting = {t for t in waiting if t.placement_group_factory == shape}
+    in_order = {trial: None} | dict.fromkeys(controller._pending_trials_list)
+    ready = [t for t in in_order if t in waiting and not _comes_up(controller, t)]
+    return max(ready, key=lambda t: float(t.config["urgency"]), default=trial)
 
 
 def _comes_up(controller: Any, trial: Any) -> bool:
