@@ -2,6 +2,8 @@
 
 Reads the newest plan of the grid in the store, or the one named by `--plan`, and needs no data.
 Writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex,table.html}.
+With `--statistics` also rows.{csv,md,tex}, pairs.{csv,md,tex} and cells_intervals.csv: the rows over all columns,
+every two of them compared, and the intervals of each cell.
 Named several plans or stores, it compares them with the first: comparison.{csv,md,tex,html} beside the first's table.
 Exit code 0, also for an incomplete table; 2: the request is wrong.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from orchestrator.sources import add_options, read
 if TYPE_CHECKING:
     from orchestrator.results.claims.written import ClaimsTold
     from orchestrator.results.collected import Collected
-    from orchestrator.results.compared import Compared
+    from orchestrator.results.comparison_pages import Compared
 
 
 @guarded
@@ -56,7 +58,9 @@ def collect(args: argparse.Namespace) -> int:
     complaints = claims.warnings if claims else ()
     folder = Path(args.out) / plan["grid"]
     tables = table_files(found) if plan["cells"] else {}  # a grid may ask for figures only
-    files = write_files(folder, {**tables, **(claims.files if claims else {}), **(against.files if against else {})})
+    told_of_rows = _statistics(found) if args.statistics else {}
+    further = (claims.files if claims else {}, against.files if against else {}, told_of_rows)
+    files = write_files(folder, {**tables, **{name: text for each in further for name, text in each.items()}})
     figures, lacking = write_figures(plan, found.store, folder)
     complaints = (*complaints, *lacking)
     for warning in (*found.warnings, *complaints):
@@ -88,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, metavar="DIR",
         help="writes DIR/<grid>/{cells.csv,table.csv,table.md,table.tex,table.html}",
     )  # fmt: skip
+    parser.add_argument(
+        "--statistics", action="store_true",
+        help="also the rows over all columns, every two of them compared, and intervals of each cell",
+    )  # fmt: skip
     return parser
 
 
@@ -95,7 +103,7 @@ def _compared(sets: Sequence[Collected]) -> Compared | None:
     """The comparison of several sets of results; only for them statistics are imported, which takes a moment."""
     if len(sets) < 2:
         return None
-    from orchestrator.results.compared import Compared
+    from orchestrator.results.comparison_pages import Compared
 
     return Compared.of(sets)
 
@@ -107,6 +115,13 @@ def _claims(found: Collected) -> ClaimsTold | None:
     from orchestrator.results.claims.read import tell
 
     return tell(found.plan, found.cells, found.store)
+
+
+def _statistics(found: Collected) -> Mapping[str, str]:
+    """The rows of the table compared; only where it is asked for, as the bootstrap takes seconds."""
+    from orchestrator.results.overall_pages import overall_files
+
+    return overall_files(found)
 
 
 def _refuse(message: str) -> int:

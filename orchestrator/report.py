@@ -43,7 +43,7 @@ def report(args: argparse.Namespace) -> int:
     Raises:
         StoreError, ResultsError: the request cannot be met; the text is the message for the user.
     """
-    from orchestrator.results.compared import Compared
+    from orchestrator.results.comparison_pages import Compared
     from orchestrator.results.report.page import build
     from orchestrator.results.written import write_files
 

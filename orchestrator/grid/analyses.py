@@ -86,8 +86,8 @@ def _with_dials(base: type[Model], cls: type, *less: str) -> type[Model]:
     return cast("type[Model]", create_model(cls.__name__, __base__=base, **dials))
 
 
-SamplesPanel = _with_dials(SamplesSource, settings.SamplesPanel)
-PredictionsPanel = _with_dials(PredictionsSource, settings.PredictionsPanel, "models", "fraction", "n_train")
+SamplesPanel = _with_dials(SamplesSource, settings.SamplesPanel, "note")
+PredictionsPanel = _with_dials(PredictionsSource, settings.PredictionsPanel, "models", "fraction", "n_train", "note")
 
 
 class Analysis(Model):
@@ -147,6 +147,13 @@ class OfProbes(Analysis):
     names: Names = Field(default_factory=dict)
 
 
+class Distribution(Analysis):
+    """The images of a data set by what they show. `names`: how the parts are called in the figure."""
+
+    data: str
+    names: dict[settings.Part, str] = Field(default_factory=dict)
+
+
 _BASES: dict[str, type[Analysis]] = {
     "cka": CKA,
     "gradcam": GradCAM,
@@ -156,6 +163,7 @@ _BASES: dict[str, type[Analysis]] = {
     "samples": Samples,
     "confusion": OfProbes,
     "cam": OfProbes,
+    "distribution": Distribution,
 }
 ANALYSES: dict[str, type[Model]] = {
     kind: _with_dials(base, ANALYSIS_SETTINGS[kind], "kind") for kind, base in _BASES.items()

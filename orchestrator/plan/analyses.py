@@ -10,6 +10,7 @@ from orchestrator.grid.analyses import all_analyses, dials_of
 from orchestrator.grid.schema import Cells, Grid, Row, network_of
 from orchestrator.plan.analysis_cost import analysis_seconds
 from orchestrator.plan.data import DataFacts
+from orchestrator.plan.datasets import pseudo_coloured, stand_in
 from orchestrator.plan.lines import Line, lines_of
 from orchestrator.plan.pretexts import Pretexts
 from orchestrator.plan.stages import Cell, Labels, Plan, Stage, Study
@@ -63,6 +64,7 @@ class _Analyses:
             "samples": self._samples,
             "confusion": self._confusion,
             "cam": self._cam,
+            "distribution": self._distribution,
         }
 
     def cells(self, selection: Cells) -> list[Cell]:
@@ -167,7 +169,7 @@ class _Analyses:
             else:
                 draft.data.append(data)
             draft.dataset = draft.dataset or dataset
-            spec["panels"].append({**about, "data": data})
+            spec["panels"].append({**about, **self._note(dataset, panel.pretext), "data": data})
         return draft
 
     def _curves(self, asked: Any, spec: Spec) -> _Draft | None:
@@ -184,7 +186,8 @@ class _Analyses:
                 told.append({"name": line.name, "method": line.method, "dashed": line.dashed, "roles": list(roles)})
             gaps = [line.name for line in lines if line not in shown]
             if lines:
-                spec["panels"].append({"title": title, "lines": told, **({"gaps": gaps} if gaps else {})})
+                note = self._note(lines[0].cells[0].dataset)
+                spec["panels"].append({"title": title, "lines": told, **note, **({"gaps": gaps} if gaps else {})})
         return draft if spec["panels"] else None
 
     def _predictions(self, asked: Any, spec: Spec) -> _Draft | None:
@@ -203,7 +206,7 @@ class _Analyses:
         spec["models"] += [self._model(model, draft, model.name) for model in panel.models]
         self._size(asked, spec, self._trained(panel.models[0]).spec["pretrain"])
         about |= {"fraction": panel.fraction, "models": [model.name for model in panel.models]}
-        spec["panels"].append({**about, "data": dict(data)})
+        spec["panels"].append({**about, **self._note(panel.data), "data": dict(data)})
         draft.data.append(data)
         draft.dataset = draft.dataset or panel.data
 
@@ -226,7 +229,8 @@ class _Analyses:
         data = _plain(first["data"])
         gaps = [line.name for line in lines if line not in shown]
         size = {"fraction": first["data"]["fraction"], "n_train": first["data"]["n_train"]}
-        spec["panels"].append({**about, **size, **({"gaps": gaps} if gaps else {}), "data": data})
+        note = self._note(lines[0].cells[0].dataset)
+        spec["panels"].append({**about, **size, **note, **({"gaps": gaps} if gaps else {}), "data": data})
         draft.data.append(data)
         draft.dataset = draft.dataset or lines[0].cells[0].dataset
 
@@ -242,6 +246,14 @@ class _Analyses:
             draft.awaits |= {name: probe.awaits["pretrain"]} if "pretrain" in probe.awaits else {}
 
         return self._probes(asked, spec, add)
+
+    def _distribution(self, asked: Any, spec: Spec) -> _Draft:
+        draft = self._on(asked.data, spec)
+        spec |= {"names": dict(asked.names), **self._note(asked.data)}
+        listing = self.below.facts_of(_plain(spec["data"])).listing
+        if listing is not None:  # what is counted; the fingerprint of the data leaves it out
+            spec["groups"] = listing.group_digest
+        return draft
 
     def _probes(self, asked: Any, spec: Spec, add: Callable[[_Draft, str, Stage], None]) -> _Draft | None:
         draft = _Draft(spec)
@@ -264,6 +276,13 @@ class _Analyses:
     def _on(self, dataset: str, spec: Spec) -> _Draft:
         spec["data"] = self.below.data[dataset]
         return _Draft(spec, data=[self.below.data[dataset]], dataset=dataset)
+
+    def _note(self, dataset: str, pretext: str | None = None) -> Spec:
+        """What a figure says of data that are not those of its title."""
+        actual = stand_in(self.grid, dataset)
+        told = [f"{actual} in place of {dataset}"] if actual != dataset else []
+        told += ["colours made up"] if pretext in pseudo_coloured(self.grid) else []
+        return {"note": ", ".join(told)} if told else {}
 
     def _size(self, asked: Any, spec: Spec, training: Mapping[str, Any]) -> None:
         """The pictures have the size that the networks were trained at, unless the grid says another."""

@@ -9,6 +9,7 @@ notes.py       what stands under the table
 pages.py       a sheet with its title and notes: what each format prints
 render/        Markdown, LaTeX, CSV, HTML, terminal; templates and style sheet of the pages
 comparison.py  several sets of results: matched rows, paired differences, why versions differ (compared.py: as pages)
+overall.py     rows over all columns, every two rows compared, intervals of each cell (overall_pages.py: as pages)
 statistics/    of small numbers of seeds
 claims/        the paper's sentences as tests
 figures.py     the files of analyses

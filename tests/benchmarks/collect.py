@@ -52,8 +52,10 @@ query = "SELECT run_uuid, key, value FROM latest_metrics WHERE key = 'dice'"
 values = dict((run, value) for run, _, value in sqlite3.connect(sys.argv[1]).execute(query))
 """
 
+Seconds = tuple[float, float]  # wall and CPU
 
-def timed(words: list[str]) -> tuple[float, float]:
+
+def timed(words: list[str]) -> Seconds:
     """Wall and CPU seconds of a process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
@@ -66,7 +68,7 @@ def timed(words: list[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def collect(store: Path, out: Path, *more: str) -> tuple[float, float]:
+def collect(store: Path, out: Path, *more: str) -> Seconds:
     """Our collector as users start it."""
     return timed(["-m", "orchestrator.collect", GRID, "--store", str(store), "--out", str(out), *more])
 
@@ -120,20 +122,23 @@ def server(database: Path) -> Iterator[str]:
             process.wait()
 
 
-def line(cells: int, what: str, peer: float | None, ours: tuple[float, float], limit: float | None) -> None:
-    """One row of the result."""
+def line(cells: int, what: str, peer: Seconds | None, ours: Seconds, limit: Seconds | None) -> None:
+    """One row of the result. Ratios are of CPU seconds, which a busy machine spoils less."""
 
     def number(value: float | None, digits: int = 2) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
-    ratio = number(peer / ours[0] if peer else None, 1)
-    above = number(ours[0] / limit if limit else None, 1)
-    texts = (f"{cells}", what, number(peer), number(ours[0]), number(ours[1]), number(limit), ratio, above)
+    ratio = number(peer[1] / ours[1] if peer else None, 1)
+    above = number(ours[1] / limit[1] if limit else None, 1)
+    pairs = [number(value) for pair in (peer, ours, limit) for value in pair or (None, None)]
+    texts = (f"{cells}", what, *pairs, ratio, above)
     print("".join(f"{text:>{width}}" for text, width in zip(texts, WIDTHS, strict=True)), flush=True)
 
 
-WIDTHS = (8, 18, 14, 10, 12, 10, 12, 12)
-HEAD = ("cells", "read from", "search_runs s", "ours s", "ours CPU s", "limit s", "peer/ours", "ours/limit")
+WIDTHS = (8, 18, 15, 9, 9, 9, 9, 9, 11, 12)
+HEAD = (
+    "cells", "read from", "search_runs s", "CPU s", "ours s", "CPU s", "limit s", "CPU s", "peer/ours", "ours/limit"
+)  # fmt: skip
 
 
 def main() -> None:
@@ -157,15 +162,15 @@ def main() -> None:
             write_store(store, cells)
             write_mlflow(database, cells)
             uri = f"sqlite:///{database}"
-            peer = None if args.no_peer else timed(["-c", PEER, uri, str(peer_table)])[0]
+            peer = None if args.no_peer else timed(["-c", PEER, uri, str(peer_table)])
             from_store = collect(store, folder / "a")
             from_mlflow = collect(store, folder / "b", "--from", "mlflow")
-            line(cells, "store", peer, from_store, timed(["-c", LIMIT_STORE, str(store)])[0])
-            line(cells, "MLflow's SQLite", peer, from_mlflow, timed(["-c", LIMIT_SQL, str(database)])[0])
+            line(cells, "store", peer, from_store, timed(["-c", LIMIT_STORE, str(store)]))
+            line(cells, "MLflow's SQLite", peer, from_mlflow, timed(["-c", LIMIT_SQL, str(database)]))
             check(folder, None if args.no_peer else peer_table, folder / "a", folder / "b")
             if cells in args.http:
                 with server(database) as address:
-                    peer = None if args.no_peer else timed(["-c", PEER, address, str(peer_table)])[0]
+                    peer = None if args.no_peer else timed(["-c", PEER, address, str(peer_table)])
                     over_http = collect(store, folder / "c", "--from", "mlflow", "--tracking-uri", address)
                 line(cells, "MLflow's server", peer, over_http, None)
                 check(folder, None, folder / "a", folder / "c")

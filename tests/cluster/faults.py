@@ -4,6 +4,14 @@ the three namespace hosts, and how long it takes until the work goes on. GCS kee
 Each fault meets a new store in the middle of a run. Afterwards the grid must be finished, no stage lost, none executed
 again after its commit, MLflow complete with one run each, and metrics, curves, weights and table equal to those of
 one undisturbed process, digit for digit. Exit code 0: so it was. Linux, root, the packages of `make test-cluster`.
+
+Before them come two runs without a fault: one that finds the head alone, and one that finds three nodes, against
+which the others are measured. Columns, times in seconds:
+
+    nodes     that were there when the job was submitted
+    goes on   from the fault until all stages that trained on what was lost are finished, or trained on elsewhere
+    run       from the first submission until the last job has ended and its actors are gone
+    longer    that, less the undisturbed run
 """
 
 from __future__ import annotations
@@ -11,18 +19,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
 from orchestrator.record.store import Store, open_store
 from tests.cluster import checks, hosts, services
 from tests.cluster.hosts import SHARED, Host, wait_for
-from tests.cluster.onprem import BASHRC, OnPremises
+from tests.cluster.onprem import BASHRC, PROJECT, OnPremises, said
 
-SMALL = ("--only", "seed=0", "--set", "pretrain.steps=1000")  # 4 pretrainings, 12 cells
+SMALL = ("--only", "seed=0", "--set", "pretrain.steps=10000")  # 4 pretrainings, 12 cells
 PATIENCE = 900.0  # seconds for whatever is waited for
 AWAY = 30.0  # seconds for which a server is away
 
@@ -82,6 +93,11 @@ class Run:
 Fault = Callable[[OnPremises, Run], float]
 
 
+def undisturbed(premises: OnPremises, run: Run) -> float:
+    """Nothing is lost."""
+    return 0.0
+
+
 def worker_cut_off(premises: OnPremises, run: Run) -> float:
     """A worker host is cut off the network and trains on unseen; the cable is put back when the grid got over it."""
     lost = run.wait_for_work(premises.worker1)
@@ -116,12 +132,13 @@ def driver_killed(premises: OnPremises, run: Run) -> float:
 
 
 def head_killed(premises: OnPremises, run: Run) -> float:
-    """The head host loses its power and comes back empty; `ray up`, and the job is submitted again."""
+    """The head host loses its power and comes back empty; `ray down`, `ray up`, and the job is submitted again."""
     run.wait_for_work(premises.head)
     lost = run.at_work(*premises.trainers)
     premises.head.kill()
     with timed() as took:
         premises.head.start()
+        premises.desk.run(*said("ray down").split(), cwd=PROJECT)  # as its disk is lost: see docker/README.md
         premises.up(redis=True)
         assert premises.status(run.jobs[0]), "the GCS in Redis has forgotten the job"
         run.submit()
@@ -163,6 +180,9 @@ FAULTS: dict[str, Fault] = {
 }
 
 
+WITHOUT = {"growing": undisturbed, "undisturbed": undisturbed}
+
+
 @contextlib.contextmanager
 def timed() -> Iterator[list[float]]:
     """The seconds of the body, in the list."""
@@ -171,27 +191,35 @@ def timed() -> Iterator[list[float]]:
     took[0] = time.monotonic() - began
 
 
-def suffer(premises: OnPremises, name: str, say: Callable[[str], None]) -> bool:
-    """One fault in one run, told in a line. True: nothing was wrong."""
-    began = time.monotonic()
+def suffer(premises: OnPremises, name: str, usual: float | None, say: Callable[[str], None]) -> tuple[bool, float]:
+    """One fault in one run, told in a line. True: nothing was wrong; and the seconds of the run.
+
+    Args:
+        usual: seconds of the undisturbed run.
+    """
+    nodes, began = len(premises.alive()), time.monotonic()
     try:
         run = Run(premises, name)
-        recovered = FAULTS[name](premises, run)
+        recovered = (FAULTS | WITHOUT)[name](premises, run)
         how = run.finish()
         if how == "SUCCEEDED" and "MLflow lacks" in run.log():  # it was away until the end
             run.submit()
             how = run.finish()
         found = [] if how == "SUCCEEDED" else [f"the job ended as {how}: {run.log()[-1500:]}"]
-        wait_for(lambda: not premises.leaks() or time.monotonic() - began > PATIENCE, "the last actors to go", 120)
+        with contextlib.suppress(TimeoutError):  # what is left then is told
+            wait_for(lambda: not premises.leaks(), "the last actors to go", 120)
+        seconds = time.monotonic() - began
         found += [f"left over: {leak}" for leak in premises.leaks()]
         folder, log = premises.on_disk(f"{name}/runs"), premises.on_disk("executions.log")
         found += checks.faults(premises.services.runs(name), folder, premises.reference(), log)
     except (TimeoutError, AssertionError) as error:
         say(f"{name:<19} FAILED: {error}")
-        return False
+        return False, 0.0
     said = "; ".join(found) or "finished, nothing lost, nothing twice, MLflow complete, table equal"
-    say(f"{name:<19} {recovered:>6.0f} s {time.monotonic() - began:>6.0f} s  {len(run.jobs)}  {said}")
-    return not found
+    goes_on = f"{recovered:.0f}" if recovered else "-"
+    longer = "-" if usual is None else f"{seconds - usual:+.0f}"
+    say(f"{name:<19} {nodes:>5} {goes_on:>8} {seconds:>5.0f} {longer:>7} {len(run.jobs):>5}  {said}")
+    return not found, seconds
 
 
 def main() -> int:
@@ -217,6 +245,10 @@ def _all(names: list[str], out: TextIO | None) -> bool:
             if stream is not None:
                 print(text, file=stream, flush=True)
 
+    say(f"# python -m tests.cluster.faults {' '.join(names if names != list(FAULTS) else [])}".rstrip())
+    machine = f"{os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} when it began)"
+    versions = f"Python {platform.python_version()}, Ray {version('ray')}"
+    say(f"# {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, {versions}; columns: the module's first lines")
     with hosts.Network("desk", "head", "worker1", "worker2", "services", bashrc=BASHRC) as network:
         premises = OnPremises(network)
         try:
@@ -224,8 +256,13 @@ def _all(names: list[str], out: TextIO | None) -> bool:
             premises.begin_reference(*SMALL)
             say(f"ray up, GCS on Redis: {premises.up(redis=True):.0f} s")
             premises.reference()
-            say("fault               goes on     run  jobs  what then held")
-            good = [suffer(premises, name, say) for name in names]
+            say("fault               nodes  goes on   run  longer  jobs  what then held")
+            good, usual = [], None
+            for name in (*WITHOUT, *names):
+                fine, seconds = suffer(premises, name, usual, say)
+                good.append(fine)
+                usual = seconds if name == "undisturbed" and fine else usual
+            say(f"# load {os.getloadavg()[0]:.1f} when it ended")
             return all(good)
         finally:
             if kept := os.environ.get("TRANSFERGRID_KEEP_LOGS"):

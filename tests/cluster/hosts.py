@@ -24,6 +24,7 @@ ROOT = HERE.parents[1]
 NETWORK = "10.77.0"
 HOME = Path.home()
 SHARED = Path("/mnt/shared")  # on every host; stands for NFS
+PATIENCE = float(os.environ.get("TRANSFERGRID_PATIENCE", "1"))  # factor on all waiting limits, for a busy machine
 PROGRAMS = ("ip", "unshare", "nsenter", "sshd", "ssh", "ssh-keygen", "rsync", "make")
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 _PREFIX = "tg-hosts-"
@@ -100,7 +101,7 @@ class Host:
         """Run a command at the console; raises AssertionError with what it said where it fails."""
         done = subprocess.run(
             self.command(arguments, cwd), env=self.environment(environment), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, errors="replace", timeout=timeout,
+            capture_output=True, text=True, errors="replace", timeout=timeout * PATIENCE,
         )  # fmt: skip
         said = f"{' '.join(arguments)[:300]} on {self.name}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert not check or done.returncode == 0, said
@@ -204,7 +205,7 @@ class Network:
 
 def wait_for(reached: Callable[[], object], what: str, seconds: float, pause: float = 0.2) -> float:
     """Wait until the function `reached` returns true. Returns the seconds; raises TimeoutError naming `what`."""
-    began = time.monotonic()
+    began, seconds = time.monotonic(), seconds * PATIENCE
     while not reached():
         if time.monotonic() - began > seconds:
             raise TimeoutError(f"waited {seconds:g} s for {what}")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.hosts import HOME, ROOT, SHARED, Network, wait_for
+from tests.cluster.hosts import HOME, PATIENCE, ROOT, SHARED, Network, wait_for
 from tests.cluster.services import USER, Services
 
 DASHBOARD = "http://127.0.0.1:8265"
@@ -29,6 +29,17 @@ _FILES = (".gitignore", ".rayignore", "Makefile", "README.md", "constraints.txt"
 _BIG = ("data/pets/images.bin", "runs/store/weights.bin", "results/table.bin", ".git/pack")  # must not travel
 
 
+def said(start: str) -> str:
+    """The command that begins so, without its remark, as README.md has it below `A cluster`, else onprem.yaml."""
+    section = (ROOT / "README.md").read_text().partition("\n## A cluster\n")[2].partition("\n## ")[0]
+    head = (ROOT / "docker/onprem.yaml").read_text().partition("\ncluster_name:")[0].replace("\n#   ", "\n")
+    for page in (section, head):
+        found = [line.partition("   ")[0] for line in page.splitlines() if line.startswith(start)]
+        if found:
+            return found[0]
+    raise AssertionError(f"neither README.md nor docker/onprem.yaml has a command {start!r}")
+
+
 class OnPremises:
     """Five hosts: a desk, a head, two workers, and one for MLflow, PostgreSQL and Redis."""
 
@@ -44,7 +55,7 @@ class OnPremises:
     def prepare(self) -> None:
         """The desk's copy of the project, with the file filled in; a token; the servers; MLflow's account."""
         self._copy_project()
-        self.desk.run("ray", "get-auth-token", "--generate")
+        self.desk.run("bash", "-c", said("ray get-auth-token"))
         self.services.start()
         self.services.add_user()
         account = f"[mlflow]\nmlflow_tracking_username = {USER}\nmlflow_tracking_password = {self.services.password}\n"
@@ -88,7 +99,7 @@ class OnPremises:
     def reference(self) -> Path:
         """The store of that, once it has ended."""
         assert self._reference is not None
-        assert self._reference.wait(1500) == 0, (self.network.folder / "reference.log").read_text()
+        assert self._reference.wait(1500 * PATIENCE) == 0, (self.network.folder / "reference.log").read_text()
         return self.on_disk("reference/runs")
 
     def up(self, *, redis: bool = False) -> float:
@@ -97,9 +108,9 @@ class OnPremises:
             exports = " ".join(f"{name}={value}" for name, value in self.services.redis.items())
             self.head.run("sh", "-c", f"echo export {exports} >> ~/.bashrc")
         began = time.monotonic()
-        self.ray("up", "-y", "--no-config-cache", "docker/onprem.yaml")
+        self.desk.run(*said("ray up").split(), cwd=PROJECT, timeout=900)
         seconds = time.monotonic() - began
-        self.ray("rsync-up", "docker/onprem.yaml", f"{HOME}/.mlflow/", "~/.mlflow/")
+        self.desk.run("bash", "-c", said("ray rsync-up"), cwd=PROJECT)
         self.open_tunnel()
         return seconds
 
@@ -110,7 +121,7 @@ class OnPremises:
                 self.desk.run("kill", "-9", str(pid), check=False)
             self._tunnel.wait()
         log = self.network.folder / "tunnel.log"
-        self._tunnel = self.desk.popen("ray", "dashboard", "docker/onprem.yaml", cwd=PROJECT, log=log)
+        self._tunnel = self.desk.popen(*said("ray dashboard").split(), cwd=PROJECT, log=log)
         wait_for(lambda: self.ask("/api/version"), "the dashboard through the tunnel", 180, 1.0)
 
     def submit(
@@ -118,14 +129,15 @@ class OnPremises:
     ) -> str:
         """`ray job submit` of the grid, with options of its own. Returns the job's id."""
         where = ["--store", str(store), "--tracking-uri", self.services.mlflow_uri, "--experiment", experiment]
-        done = self.ray("job", "submit", "--no-wait", "--working-dir", ".", *options, "--", *_GRID, *where, *more)
+        command, _, _ = said("ray job submit").partition(" -- ")
+        done = self.ray(*command.split()[1:], "--no-wait", *options, "--", *_GRID, *where, *more)
         found = re.search(r"raysubmit_\w+", done.stdout)
         assert found, done.stdout
         return found[0]
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command of Ray's, at the desk."""
-        told = {"RAY_ADDRESS": DASHBOARD, "RAY_AUTH_MODE": "token"}
+        told = dict(pair.split("=", 1) for pair in said("export").split()[1:])
         return self.desk.run("ray", *arguments, cwd=PROJECT, timeout=900, environment=told)
 
     def log(self, job: str) -> str:

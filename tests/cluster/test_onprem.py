@@ -13,10 +13,10 @@ import pytest
 
 from orchestrator.record.store import open_store
 from tests.cluster import checks
-from tests.cluster.hosts import ROOT, SHARED, wait_for
-from tests.cluster.onprem import PROJECT, OnPremises
+from tests.cluster.hosts import PATIENCE, ROOT, SHARED, wait_for
+from tests.cluster.onprem import PROJECT, OnPremises, said
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500 * PATIENCE)]
 PLAIN = re.compile(r"^\[ *\d+/\d+\] (pretrain|finetune) \S.*: .*\d (s|min)$")
 
 
@@ -152,6 +152,16 @@ def test_a_driver_may_run_on_a_machine_that_is_not_the_head(cluster: OnPremises)
     [names] = checks.nodes_of(cluster.on_disk("desk")).values()
     assert names <= {host.name for host in cluster.trainers}
     cluster.desk.run("ray", "stop", environment={"RAY_AUTH_MODE": "token"})
+
+
+def test_who_is_there_is_shown_and_ray_ends_on_all_hosts(cluster: OnPremises) -> None:
+    shown = cluster.desk.run("bash", "-c", said("ray exec docker/onprem.yaml 'RAY"), cwd=PROJECT).stdout
+    assert "Active:" in shown and "Pending Demands" in shown, shown
+    cluster.desk.run("bash", "-c", said("ray exec docker/onprem.yaml '~"), cwd=PROJECT)
+    assert not cluster.head.processes("raylet|gcs_server")
+    cluster.desk.run(*said("ray down").split(), cwd=PROJECT)
+    workers = cluster.workers  # they wait five minutes for a lost head
+    wait_for(lambda: not any(host.processes("raylet") for host in workers), "Ray to end on the workers", 420)
 
 
 def named_ports(page: str) -> list[tuple[int, int]]:

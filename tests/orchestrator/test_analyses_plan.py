@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from trainables.data import Listing
 from trainables.data.survey import combined_fingerprint
 
 TABLES = ("p1-table2", "p1-table3", "p1-table4", "p1-table5", "p1-table6")
-P2 = ("p2-table1", "p2-fig4", "p2-fig5", "p2-fig6", "p2-fig8", "p2-fig9", "p2-fig10", "p2-fig11")
+P2 = ("p2-table1", "p2-fig4", "p2-fig5", "p2-fig6", "p2-fig7", "p2-fig8", "p2-fig9", "p2-fig10", "p2-fig11")
 FIGURES = ("p1-table1", "p1-fig2", "p1-fig3", "p1-fig4", "p1-fig5", "p1-fig6", "p1-fig7")
 POOLS = {"flowers17": 849, "pets": 7390, "shapes": 240}
 
@@ -140,7 +141,7 @@ def test_sizes_and_images_are_those_of_what_is_drawn() -> None:
     assert gradcam.spec["analysis"]["input_size"] == 128 and gradcam.spec["data"]["prepared"] is True
     assert set(gradcam.parents) == {"model", "data"}
     (panel,) = fig6.spec["panels"]
-    assert panel["fraction"] is None and panel["n_train"] is not None and panel["count"] == 3
+    assert panel["fraction"] is None and panel["n_train"] is not None and panel["count"] == 2
 
 
 @pytest.mark.parametrize("profile", ["paper", "mini", "smoke"])
@@ -168,6 +169,43 @@ def test_figures_of_paper_2_train_nothing_that_its_tables_do_not() -> None:
     assert cam.spec["analysis"]["input_size"] == 128 and cam.spec["data"]["reader"] == "cem500k"
     (confusion,) = analyses(planned("p2-fig9")).values()
     assert list(confusion.parents) == ["SASA-ResNet-50 (BYOL+colorization)"]
+
+
+def test_figures_say_what_stands_in_and_which_colours_are_made_up() -> None:
+    em = ["stand_ins.cem500k=textures", "stand_ins.lucchi=shapes"]
+
+    def notes(name: str, **how: Any) -> list[str | None]:
+        return [
+            panel.get("note") for stage in analyses(planned(name, **how)).values() for panel in stage.spec["panels"]
+        ]
+
+    assert notes("p2-fig6", profile="mini", overrides=em) == ["textures in place of cem500k, colours made up"]
+    assert notes("p2-fig6", profile="mini") == ["colours made up"] and notes("p2-fig6") == [None]
+    assert notes("p2-table1", overrides=em) == ["textures in place of cem500k", "shapes in place of lucchi", None]
+    bus = ["stand_ins.cityscapes-bus=voc-bus"]
+    assert notes("p1-fig4", overrides=bus) == [None, None, "voc-bus in place of cityscapes-bus"]
+    assert notes("p1-fig6", overrides=["stand_ins.voc-cat=textures"]) == ["textures in place of voc-cat"]
+    with pytest.raises(GridError, match=r"note'"):
+        load_request("p2-fig5", overrides=["analyses.samples.panels.0.note=mine"])
+
+
+def test_the_organisms_of_pretraining_images_count_for_their_figure_alone() -> None:
+    """They are no part of the fingerprint, as nothing trains on them."""
+
+    def told(organism: str) -> Any:
+        def facts(spec: dict[str, Any]) -> DataFacts:
+            found = facts_of(spec)
+            if spec["reader"] == "cem500k" and found.listing is not None:
+                found = replace(found, listing=replace(found.listing, groups=("Mouse",) * 299 + (organism,)))
+            return found
+
+        return facts
+
+    one, other = (analyses(planned("p2-fig7", told(name)))["organisms"] for name in ("Rat", "Zebrafish"))
+    assert one.key != other.key and one.fingerprint == other.fingerprint
+    tables = [planned("p2-table2", told(name)) for name in ("Rat", "Zebrafish")]
+    assert tables[0].stages.keys() == tables[1].stages.keys()
+    assert analyses(planned("p2-fig7", absent()))["organisms"].blocked == "cem500k is not there"
 
 
 # Keys, costs, what blocks and defers ---------------------------------------------------------------------------------
@@ -424,7 +462,7 @@ WRONG = {
     "dial": ("{kind: curves}", "{kind: curves, shere: 1}", 6, "key 'analyses.curves.shere'; did you mean 'share' or"),
     "value": ("{kind: curves}", "{kind: curves, share: 2}", 6, "share: expected less than or equal to 1, but got 2"),
     "key of a panel": ("data: one}", "data: one, shwo: pairs}", 4, "look.panels.0.shwo'; did you mean 'show'?"),
-    "choice in a panel": ("data: one}", "data: one, show: all}", 4, "show: expected 'pictures', 'masks', 'pairs' or 'c"),
+    "choice in a panel": ("data: one}", "data: one, show: all}", 4, "show: expected 'pictures', 'masks', 'pairs' or '"),
     "no title": ("{title: One, data: one}", "{data: one}", 4, "analyses.look.panels.0.title is missing"),
     "no source": ("data: one}", "count: 2}", 4, "analyses.look.panels.0: expected `data:`, or `pretext:` and"),
     "dataset": ("data: one}", "data: onne}", 4, "analyses.look.panels.0.data: no dataset 'onne'; did you mean 'one'?"),

@@ -17,10 +17,14 @@ import pytest
 
 from orchestrator import report
 from orchestrator.record.store import open_store
+from orchestrator.results.cells import tidy
 from orchestrator.results.report.curves import draw, mean_line, ticks
+from orchestrator.results.report.glance import glance
 from orchestrator.results.report.runs import duration
+from orchestrator.results.table import summarise
 from tests.orchestrator.made_up import write_grid
 from tests.orchestrator.results_made_up import cell, commit, plan
+from tests.orchestrator.results_published import published_table
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = """\
@@ -170,6 +174,7 @@ def test_what_stands_in_it(folder: Path) -> None:
         "learning_rate", "Trials of reconstruction", made["stages"][next(iter(made["stages"]))]["fingerprint"][:24],
         "python -m orchestrator.run_grid", "torch (stages)", "seg-enc", "simclr | shapes", "6 blocked",
         "r-c1", "A pretrained encoder ends above a random start.", "Student 1908",
+        "Rows compared", "Holm 1979", "Agarwal et al. 2021",
     ):  # fmt: skip
         assert expected in text, expected
     assert "http://" not in text
@@ -230,6 +235,22 @@ def test_nothing_finished_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "71.7 ± 5.2" in text  # the published value is there
 
 
+def test_a_grid_of_figures_only_has_no_empty_table(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "runs"), create=True)
+    labels, spec = {"analysis": "cka"}, {"parents": {}, "spec": {}, "blocked": None}
+    stage = {"key": "00ff", "kind": "analysis", "name": "cka | made-up", "labels": labels, "fingerprint": None, **spec}
+    store.save_plan(plan([], stages={"00ff": stage}, wanted=["00ff"]))
+    words = ["made-up", "--store", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    assert report.main(words) == 0
+    before = (tmp_path / "made-up" / "index.html").read_text("utf-8")
+    assert "analysis cka | made-up: not run yet" in before
+    store.commit({**commit("00ff", cka=0.5), "kind": "analysis", "artifacts": {}})
+    assert report.main(words) == 0
+    after = (tmp_path / "made-up" / "index.html").read_text("utf-8")
+    assert "every figure is drawn" in after
+    assert 'id="results"' not in after and "cells have a result" not in after
+
+
 def test_requests_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     open_store(str(tmp_path / "runs"), create=True).save_plan(plan([cell(key="00ff")]))
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
@@ -237,6 +258,25 @@ def test_requests_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixtu
     for grid, message in cases.items():
         assert report.main([grid, "--store", str(tmp_path / "runs"), "--out", str(tmp_path / "file")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_table_as_a_picture_lies_on_one_axis_a_column() -> None:
+    """Flowers 17 at 1 %: from 77.3 (SimCLR less its std) to 87.5 (ConRec and its std), so an axis of 75 .. 90."""
+    found = glance(published_table("p1-table2"))
+    assert found is not None and found.published and found.spread
+    assert [mark.text for mark in found.axes[0]] == ["75", "80", "85", "90"]
+    lines = [line for body in found.bodies for line in body]
+    assert len(lines) == 6 and all(len(line.strips) == 6 for line in lines)
+    first = lines[0].strips[0]
+    assert first.ours == first.published and first.ours is not None
+    low, high = found.axes[0][0].at, found.axes[0][-1].at
+    at = [low + (high - low) * (value - 75) / 15 for value in (79.1, 78.1, 80.1)]
+    assert [first.ours.at, first.ours.low, first.ours.high] == pytest.approx(at, abs=0.06)
+    assert first.said == "79.1 ± 1.0, published 79.1 ± 1.0"
+
+
+def test_there_is_no_picture_of_nothing() -> None:
+    assert glance(summarise(plan([cell(key="00ff")]), tidy(plan([cell(key="00ff")]), {}, {}))) is None
 
 
 def test_ticks_are_round_and_cover() -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from orchestrator import collect, report
 from orchestrator.record.store import Store, open_store
-from orchestrator.results.compared import p_text, signed
+from orchestrator.results.comparison_pages import p_text, signed
 from tests.orchestrator.results_made_up import cell, commit, plan
 
 BEFORE = {"Random": [0.70, 0.72, 0.71, 0.74], "ConRec": [0.80, 0.81, 0.79, 0.82]}

@@ -147,6 +147,32 @@ def test_curves_name_the_models_that_have_no_result(context):
     assert_not_clipped(pixels(result, "curves.png"))
 
 
+def test_what_stands_in_for_data_is_told_in_the_figure_and_changes_no_number(context):
+    noted = {**CURVES, "panels": [{**CURVES["panels"][0], "note": "shapes in place of pets"}]}
+    result, plain = (analyse(spec, context(histories=HISTORIES)) for spec in (noted, CURVES))
+    assert result.metrics == plain.metrics
+    for name in ("curves.png", "steps.png"):
+        assert result.files[name] != plain.files[name]
+        assert_not_clipped(pixels(result, name))
+    panel = {"title": "Lucchi++", "data": SHAPES, "show": "pairs"}
+    both = ({"note": "shapes in place of lucchi"}, {})
+    result, plain = (analyse(samples({**panel, **more}), context()) for more in both)
+    assert result.files["counts.csv"] == plain.files["counts.csv"]
+    assert result.files["samples.png"] != plain.files["samples.png"]
+    assert_not_clipped(pixels(result, "samples.png"))
+
+
+def test_the_legend_of_curves_hides_none_of_them(context):
+    """Below the axes, each name once: with more lines the figure grows, the axes keep their height."""
+    line = CURVES["panels"][0]["lines"][1]
+    many = {"title": "more", "lines": [{**line, "name": f"model {n} with a long name"} for n in range(9)]}
+    heights = [
+        pixels(analyse({**CURVES, "panels": panels}, context(histories=HISTORIES)), "curves.png").shape[0]
+        for panels in ([CURVES["panels"][0]] * 2, CURVES["panels"] + [many])
+    ]
+    assert heights[1] > heights[0] + 40
+
+
 # Targets
 
 

@@ -19,6 +19,7 @@ ANALYSES: dict[str, str] = {
     "samples": "trainables.analyses.samples",
     "confusion": "trainables.analyses.confusion",
     "cam": "trainables.analyses.cam",
+    "distribution": "trainables.analyses.distribution",
 }
 
 

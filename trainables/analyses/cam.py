@@ -26,6 +26,10 @@ from trainables.settings import BackendSettings, parse
 from trainables.settings.analyses import CAMSettings
 from trainables.training import use_backend
 
+SCALE = {
+    "probe": "evidence for the predicted class (each map from its least to its largest value)",
+    "mean": "mean size of the activations (each map from its least to its largest value)",
+}
 PROBE = "probe/"  # stands before a model's name where its probe is meant
 
 
@@ -68,7 +72,7 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     told = {name: [_class(listing, c) for c in classes] for name, classes in predicted.items()}
     facts = {"images": [listing.images[number] for number in numbers], "models": names, "predicted": told}
     drawn_maps = {name: _scaled(found_maps, settings.input_size) for name, found_maps in maps.items()}
-    figure = _draw(stack.images[: settings.count], drawn_maps, told)
+    figure = _draw(stack.images[: settings.count], drawn_maps, told, SCALE[settings.weights])
     return Result(metrics, facts=facts, files={"cam.png": figure})
 
 
@@ -140,13 +144,13 @@ def _scaled(maps: Tensor, size: int) -> Tensor:
     return (large - least) / (most - least).clamp(min=1e-30)
 
 
-def _draw(images: Tensor, maps: Mapping[str, Tensor], predicted: Mapping[str, Sequence[str]]) -> bytes:
+def _draw(images: Tensor, maps: Mapping[str, Tensor], predicted: Mapping[str, Sequence[str]], scale: str) -> bytes:
     rows = []
     for place, image in enumerate(images):
         pixels = picture(image)
         panels = [Panel(pixels, "image" if place == 0 else "")]
         for name, found in maps.items():
-            note = predicted[name][place] if predicted[name] else ""
+            note = f"predicted: {predicted[name][place]}" if predicted[name] else ""
             panels.append(Panel(over(pixels, np.asarray(found[place])), name if place == 0 else "", note))
         rows.append(Row(panels))
-    return draw_grid(rows, PAGE)
+    return draw_grid(rows, PAGE, scale=scale)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trainables.analyses.choose import metric_name, table
@@ -25,8 +26,8 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
 
     Args:
         spec: analysis (`CurvesSettings`), panels (a list of title, lines and, if any, gaps: names of models without a
-            result; a line has name, roles: one for each seed, and optionally method, which gives the colour, and
-            dashed, for a random decoder).
+            result, and note: what stands in for the data; a line has name, roles: one for each seed, and optionally
+            method, which gives the colour, and dashed, for a random decoder).
         context: the histories of the parents by role (`history_of`).
 
     Returns:
@@ -55,8 +56,8 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
         metrics,
         facts={"share": settings.share, "metric": settings.metric},
         files={
-            "curves.png": _draw_curves(panels, settings, {p["title"]: p.get("gaps", ()) for p in spec["panels"]}),
-            "steps.png": _draw_steps(panels, settings),
+            "curves.png": _draw_curves(panels, settings, spec["panels"]),
+            "steps.png": _draw_steps(panels, settings, spec["panels"]),
             "curves.csv": table(("panel", "model", "step", "mean", "std", "n"), points),
             "steps.csv": table(steps_header, ends),
         },
@@ -116,19 +117,32 @@ def _spread(values: Sequence[float]) -> tuple[float, float | str]:
 
 
 def _draw_curves(
-    panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSettings, gaps: Mapping[str, Sequence[str]]
+    panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSettings, asked: Sequence[Mapping[str, Any]]
 ) -> bytes:
     colors = _colors(panels)
     with style():
-        figure, axes = _row_of(panels, 2.5)
-        for place, (title, lines) in zip(axes, panels, strict=True):
+        figure, axes = _row_of(panels, 2.3)
+        for place, (_, lines), about in zip(axes, panels, asked, strict=True):
             _draw_panel(place, lines, colors)
-            place.set(xlabel="training step", title=title)
-            for gap in gaps[title]:
+            place.set(xlabel="training step", title=_title(about))
+            for gap in about.get("gaps", ()):
                 place.plot([], [], linestyle="none", label=f"{gap}: no result")
-            place.legend(loc="lower right")
         axes[0].set_ylabel(_label(settings))
+        _legend_below(figure, axes)
         return png(figure)
+
+
+def _title(about: Mapping[str, Any]) -> str:
+    return f"{about['title']}\n({about['note']})" if about.get("note") else str(about["title"])
+
+
+def _legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend for all parts, below them, where it hides no curve; the figure grows by its height."""
+    entries = {name: handle for place in axes for handle, name in zip(*place.get_legend_handles_labels(), strict=True)}
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(entries), int(width / (0.55 + 0.056 * max(map(len, entries))))))
+    figure.set_size_inches(width, height + 0.1 + 0.14 * math.ceil(len(entries) / columns))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
 
 
 def _draw_panel(axes: Axes, lines: Sequence[Line], colors: Mapping[str, str]) -> None:
@@ -146,13 +160,15 @@ def _draw_panel(axes: Axes, lines: Sequence[Line], colors: Mapping[str, str]) ->
     axes.set(xlim=(0, None), ylim=(max(0, lowest - 3), min(100, highest + 3)))
 
 
-def _draw_steps(panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSettings) -> bytes:
+def _draw_steps(
+    panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSettings, asked: Sequence[Mapping[str, Any]]
+) -> bytes:
     """Steps to `share` of the final value: a point for each seed, a bar to their mean."""
     colors, count = _colors(panels), max(len(lines) for _, lines in panels)
     first = [line.name for line in panels[0][1]]
     with style():
         figure, axes = _row_of(panels, 0.75 + 0.22 * count)
-        for place, (title, lines) in zip(axes, panels, strict=True):
+        for place, (_, lines), about in zip(axes, panels, asked, strict=True):
             for y, line in enumerate(lines):
                 steps, color = line.steps_to(settings.share), colors[line.method]
                 hatch = "////" if line.dashed else None
@@ -161,7 +177,9 @@ def _draw_steps(panels: Sequence[tuple[str, Sequence[Line]]], settings: CurvesSe
             place.set_yticks(range(len(lines)), [line.name for line in lines])
             if place is not axes[0] and [line.name for line in lines] == first:
                 place.tick_params(labelleft=False)
-            place.set(xlabel=f"steps to {100 * settings.share:g} % of the final value", title=title, ylim=(-0.6, None))
+            place.set(
+                xlabel=f"steps to {100 * settings.share:g} % of the final value", title=_title(about), ylim=(-0.6, None)
+            )
             place.set_xlim(0, None)
             place.xaxis.set_major_locator(_whole_steps())
             place.invert_yaxis()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -75,6 +75,18 @@ def draw_grid(
         if scale:
             _draw_scale(figure, scale, left)
         return png(figure)
+
+
+def without_repeats(rows: Sequence[Row]) -> list[Row]:
+    """Titles only where they are others than those of the row above."""
+    kept: list[Row] = []
+    above: list[str] = []
+    for row in rows:
+        titles = [panel.title for panel in row.panels if panel]
+        known = titles == above[: len(titles)]
+        kept.append(replace(row, panels=[p and replace(p, title="") for p in row.panels]) if known else row)
+        above = above if known else titles
+    return kept
 
 
 def _draw_row(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainables.analyses.choose import drawn, metric_name, open_all, table
 from trainables.analyses.figures import PAGE
-from trainables.analyses.grids import Entry, Panel, Row, draw_grid, has_void, overlay, picture
+from trainables.analyses.grids import Entry, Panel, Row, draw_grid, has_void, overlay, picture, without_repeats
 from trainables.analyses.models import load_segmentation, parent_weights
 from trainables.context import Context, Result, StageError
 from trainables.data import Listing, Survey, split
@@ -149,7 +149,8 @@ def _draw(shown: Sequence[_Shown], columns: int) -> bytes:
     legend: list[Entry] = [(" / ".join(dict.fromkeys(panel.target for panel in shown)), FEW[0])]
     if any(panel.stack.masks is not None and has_void(panel.stack.masks, panel.stack.boxes) for panel in shown):
         legend.append(("hatched: not counted", None))
-    return draw_grid(_without_repeats(rows), PAGE, columns=columns, legend=legend)
+    legend += dict.fromkeys((panel.panel.note, None) for panel in shown if panel.panel.note)
+    return draw_grid(without_repeats(rows), PAGE, columns=columns, legend=legend)
 
 
 def _cells(shown: _Shown, place: int) -> list[Panel]:
@@ -167,15 +168,3 @@ def _cells(shown: _Shown, place: int) -> list[Panel]:
         cells.append(Panel(overlay(image, predicted, box, OBJECT_COLOURS), title, note))
     empty = np.full_like(cells[0].pixels, NOTHING)
     return cells + [Panel(empty, model, "no result") for model in shown.gaps]
-
-
-def _without_repeats(rows: Sequence[Row]) -> list[Row]:
-    """Titles only where they are others than those of the row above."""
-    kept: list[Row] = []
-    above: list[str] = []
-    for row in rows:
-        titles = [panel.title for panel in row.panels if panel]
-        known = titles == above[: len(titles)]
-        kept.append(replace(row, panels=[p and replace(p, title="") for p in row.panels]) if known else row)
-        above = above if known else titles
-    return kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from trainables.analyses.choose import drawn, members, metric_name, open_all, table
-from trainables.analyses.figures import PAGE
-from trainables.analyses.grids import Entry, Panel, Row, draw_grid, has_void, overlay, picture
+from trainables.analyses.figures import COLUMN, PAGE
+from trainables.analyses.grids import Entry, Panel, Row, draw_grid, has_void, overlay, picture, without_repeats
 from trainables.analyses.models import parent_weights
 from trainables.context import Context, Result, StageError
 from trainables.data import Listing, Survey
@@ -27,6 +27,7 @@ from trainables.settings import parse
 from trainables.settings.analyses import SamplesPanel, SamplesSettings
 
 PARTS = ("pretrain", "pool", "train", "validation", "evaluation")
+NAMELESS = ("background", "object")  # the classes of masks whose object the data do not name
 Count = tuple[str, str, str, str, int]  # panel, part, group (all, class, label), name, images
 
 
@@ -109,7 +110,8 @@ def _listed(
     if panel.label:
         task = tuple(number for number in task if names[number] == panel.label)
     counts = list(_counts(panel.title, listing, found, task))
-    return _Found(panel, stack, [names[n] for n in numbers], listing.classes, counts)
+    classes = ("background", panel.target) if listing.classes == NAMELESS else listing.classes
+    return _Found(panel, stack, [names[n] for n in numbers], classes, counts)
 
 
 def _label_name(listing: Listing, number: int) -> str:
@@ -238,8 +240,12 @@ def _draw(shown: Sequence[_Found], columns: int) -> bytes:
         if masks is not None:
             legend |= dict.fromkeys(_legend(found.classes, colours, masks, target))
             void = void or has_void(masks, found.stack.boxes)
-    entries = list(legend)
-    return draw_grid(rows, PAGE, columns=columns, legend=entries + ([("hatched: not counted", None)] if void else []))
+    remarks = ["hatched: not counted"] if void else []
+    remarks += dict.fromkeys(found.panel.note for found in shown if found.panel.note)
+    width = COLUMN if columns == 1 else PAGE
+    return draw_grid(
+        without_repeats(rows), width, columns=columns, legend=[*legend, *((remark, None) for remark in remarks)]
+    )
 
 
 def _cells(found: _Found, place: int, colours: Sequence[Colour | None]) -> list[Panel]:
@@ -247,7 +253,7 @@ def _cells(found: _Found, place: int, colours: Sequence[Colour | None]) -> list[
     title = found.labels[place] if found.panel.each_label else ""
     plain = Panel(picture(image, box), title)
     if found.panel.show == "colours" and found.colored is not None:
-        return [plain, Panel(picture(found.colored[place], box))]
+        return [replace(plain, title=title or "grey"), Panel(picture(found.colored[place], box), "in colour")]
     if masks is None or found.panel.show == "pictures":
         return [plain]
     marked = Panel(overlay(image, masks[place], box, colours), "" if found.panel.show == "pairs" else title)

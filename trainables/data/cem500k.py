@@ -71,6 +71,7 @@ def _listing(
         pretrain=tuple(place for place, n in enumerate(kept) if n in seen),
         notes=notes,
         label_names=tuple(options.classes),
+        groups=tuple(organisms[n] for n in kept),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,6 +60,8 @@ class Listing:
         validation: the official part that chooses among weights; it neither trains nor evaluates.
         kind: `pictures`; `cubes`: volumes of one shape, many in a file, named `FILE#INDEX` (see `cubes`); `scans`:
             whole volumes of any shape, from which a `prepare` stage cuts cubes (see `scans`).
+        groups: what each image shows as a whole, by name, None where that is not known; also of images without a
+            label. It only describes: nothing trains on it, so it is no part of the fingerprint. See `group_names`.
     """
 
     reader: str
@@ -79,6 +83,7 @@ class Listing:
     label_names: tuple[str, ...] = ()
     validation: tuple[int, ...] = ()
     kind: Kind = "pictures"
+    groups: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes and self.mask_values:
@@ -93,6 +98,19 @@ class Listing:
     def labelled(self) -> tuple[int, ...]:
         """Numbers of the images that have a label."""
         return tuple(number for number, label in enumerate(self.labels) if label is not None)
+
+    @property
+    def group_names(self) -> tuple[str | None, ...]:
+        """For each image its group; of a set that tells none, the name of its label."""
+        names = self.label_names
+        return self.groups or tuple(
+            None if label is None else names[label] if names else f"class {label}" for label in self.labels
+        )
+
+    @property
+    def group_digest(self) -> str:
+        """What stands for `group_names` in the key of a stage that counts them."""
+        return hashlib.sha256(json.dumps(self.group_names).encode()).hexdigest()
 
     def file(self, name: str) -> str:
         """The file that holds the image or mask `name`."""

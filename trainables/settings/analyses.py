@@ -91,8 +91,8 @@ class SamplesPanel:
     `show`: `pictures`, `masks` (over the picture), `pairs` of both, side by side, or `colours`: pairs of a picture and
     its colorised self, of data prepared so. `count` pictures in drawn order, of
     those with the label `label` (a name) where one is given; with `each_label`, `count` of every label. Of prepared
-    data, `labels` names the labels by number and `target` the object of the masks. `published`: how many images the
-    paper counts.
+    data, `labels` names the labels by number. `target` names the object of the masks where the data do not.
+    `published`: how many images the paper counts. `note` is told below the figure: what stands in for the data.
     """
 
     title: str
@@ -104,6 +104,7 @@ class SamplesPanel:
     labels: tuple[str, ...] = ()
     target: str = "object"
     published: int | None = dial(None, ge=0)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class PredictionsPanel:
     """What a `predictions` figure shows of one dataset.
 
     Of the images that evaluate in a cell with this `fraction`, `n_train` and the stage's seed, the first `count` in
-    drawn order, or those of `images` (names in the listing). `models`: names of the models shown; empty: all.
+    drawn order, or those of `images` (names in the listing). `models`: names of the models shown; empty: all. `note`:
+    as of samples.
     """
 
     title: str
@@ -120,6 +122,7 @@ class PredictionsPanel:
     fraction: float | None = None
     n_train: int | None = None
     models: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,14 @@ class CAMSettings:
     weights: Literal["probe", "mean"] = "probe"
 
 
+@dataclass(frozen=True)
+class DistributionSettings:
+    """How many images there are of each kind in the parts of a dataset [P2 Fig. 7]; `parts` are drawn side by side."""
+
+    kind: Literal["distribution"] = "distribution"
+    parts: tuple[Part, ...] = ("labelled", "pretrain")
+
+
 AnalysisSettings = (
     CKASettings
     | GradCAMSettings
@@ -156,6 +167,7 @@ AnalysisSettings = (
     | SamplesSettings
     | ConfusionSettings
     | CAMSettings
+    | DistributionSettings
 )
 ANALYSIS_SETTINGS: dict[str, type[AnalysisSettings]] = {
     "cka": CKASettings,
@@ -166,4 +178,5 @@ ANALYSIS_SETTINGS: dict[str, type[AnalysisSettings]] = {
     "samples": SamplesSettings,
     "confusion": ConfusionSettings,
     "cam": CAMSettings,
+    "distribution": DistributionSettings,
 }

@@ -56,7 +56,7 @@ def html_table(shown: Table | Page, identifier: str, *, without: Collection[str]
             id=identifier,
             caption=page.caption,
             sheet=sheet,
-            heading=_heading(sheet.ours, sheet.published),
+            heading=heading(sheet.ours, sheet.published),
             bodies=_bodies(sheet),
             notes=[note for note in page.notes if note not in without],
         )
@@ -77,7 +77,7 @@ def style() -> Markup:
     return Markup(source)  # noqa: S704 - our own file
 
 
-def _heading(ours: Block, published: Block | None) -> list[list[Label]]:
+def heading(ours: Block, published: Block | None) -> list[list[Label]]:
     """The levels of the column headings, each label once over all columns that share it and what stands above it."""
     theirs = published.columns if published else ours.columns
     levels = []
@@ -96,11 +96,14 @@ def _label(pairs: Sequence[tuple[Labels, Labels]], level: int) -> Label:
 
 def _bodies(sheet: Sheet) -> list[list[Row]]:
     """The rows, a table body for each data set; what the rows of a body share at the left stands once."""
+    numbers = iter(range(len(sheet.rows)))
+    return [[Row(labels, _cells(sheet, next(numbers))) for labels in body] for body in row_labels(sheet)]
+
+
+def row_labels(sheet: Sheet) -> list[list[tuple[Label, ...]]]:
+    """The headings that begin at each row, by table body."""
     limits = [0, *sorted(sheet.breaks), len(sheet.rows)]
-    return [
-        [Row(_begun(sheet.rows[first:last], n - first), _cells(sheet, n)) for n in range(first, last)]
-        for first, last in pairwise(limits)
-    ]
+    return [[_begun(sheet.rows[first:last], n - first) for n in range(first, last)] for first, last in pairwise(limits)]
 
 
 def _begun(rows: Sequence[Labels], n: int) -> tuple[Label, ...]:

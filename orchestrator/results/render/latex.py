@@ -16,6 +16,9 @@ SPECIAL = {
     "≤": r"$\leq$", "≥": r"$\geq$", "Δ": r"$\Delta$", "α": r"$\alpha$", "\u2009": r"\,", "\u202f": r"\,",
 }  # fmt: skip
 
+# Where the class leaves none below a caption, as `article` does, its text stands on the rule.
+SPACE = r"\ifdim\belowcaptionskip=0pt \belowcaptionskip=4pt \fi"
+
 
 def latex(shown: Table | Page) -> str:
     """A `table` environment: header comment, caption, booktabs tabular (ours above or beside published), footnotes."""
@@ -25,6 +28,7 @@ def latex(shown: Table | Page) -> str:
         *_comment(page),
         r"\begin{table}[t]",
         r"\centering\small",
+        SPACE,
         rf"\caption{{{escape(page.title)}}}",
         rf"\label{{tab:{page.name}}}",
         rf"\begin{{tabular}}{{{'l' * len(sheet.index)}{'r' * len(sheet.blocks[0].columns)}}}",

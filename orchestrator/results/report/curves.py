@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,15 +111,19 @@ def pretraining(store: Store, plan: Mapping[str, Any], records: Records) -> list
     """A panel for each finished pretraining: its losses."""
     stages = {k: s for k, s in (plan.get("stages") or {}).items() if s["kind"] == "pretrain" and k in records}
     histories = read_histories(store, (records[key] for key in list(stages)[:MOST_CURVES]))
+    shared = Counter(stage["name"] for stage in stages.values())
     panels = []
     for key, history in histories.items():
+        network = (stages[key].get("labels") or {}).get("network")
+        title = stages[key]["name"]
+        title += f", {network}" if shared[title] > 1 and network else ""
         names = [n for n in ("train_loss", "val_loss") if any(_finite(p.get(n)) for p in history)]
         lines = [
             mean_line({"train_loss": "training", "val_loss": "validation"}[name], n, [_curve(history, name)])
             for n, name in enumerate(names)
         ]
         if lines:
-            panels.append(draw(stages[key]["name"], "loss", lines))
+            panels.append(draw(title, "loss", lines))
     return sorted(panels, key=lambda panel: panel.title)
 
 

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
+from markupsafe import Markup
+
 from orchestrator.passwords import without_passwords
 from orchestrator.record.cell_reader import read_results
 from orchestrator.record.mlflow_reader import TrackedRun, read_runs
 from orchestrator.record.tracking import TrackingError
 from orchestrator.results.collected import Collected
+from orchestrator.results.comparison_pages import p_text
 from orchestrator.results.labels import value_label
+from orchestrator.results.layout import MINUS
 from orchestrator.results.notes import departures
+from orchestrator.results.overall import overall
+from orchestrator.results.overall_pages import caution, overall_pages
 from orchestrator.results.pages import Page
 from orchestrator.results.render.html import environment, html_table, style
 from orchestrator.results.report import curves, pictures, runs, studies
 from orchestrator.results.report.curves import Legend
+from orchestrator.results.report.glance import glance
 from orchestrator.results.written import table_files
 
 MOST_TAKEN = 3_000_000  # bytes of a file that travels inside the page
 MOST_UNFINISHED = 20
+OTHER_ANSWERS = {"fails": "fail", "undecided": "undecided", "not testable": "not testable"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class ClaimLine:
     n: str
     p: str
     published: str
+    published_effect: str = ""
+    note: str = ""
 
 
 def build(
@@ -81,9 +92,11 @@ def build(
     context = {
         "facts": _facts(found, records, findings),
         "cautions": [*departures(found.table), *map(without_passwords, found.warnings)],
-        "result": html_table(found.table, "result-caption", without=list(departures(found.table))),
-        "downloads": _downloads(found),
+        "result": _result(found),
+        "glance": glance(found.table),
+        "downloads": _downloads(found) if plan["cells"] else [],
         "comparison": html_table(comparison, "comparison-caption") if comparison else "",
+        "overall": _overall(found),
         "claims": [_claim(finding) for finding in findings],
         "methods": _methods(findings),
         "curves": panels,
@@ -112,9 +125,10 @@ def build(
 
 def _render(found: Collected, context: Mapping[str, Any]) -> str:
     sections = [
-        ("results", "Results", True),
+        ("results", "Results", context["result"]),
         ("comparison", "Comparison", context["comparison"]),
         ("claims", "Claims", context["claims"]),
+        ("overall", "Rows compared", context["overall"]),
         ("curves", "Curves", context["curves"] or context["pretraining"]),
         ("figures", "Figures", context["pictures"]),
         ("studies", "Studies", context["studies"]),
@@ -150,21 +164,24 @@ def _all_runs(found: Collected, uri: str, experiment: str) -> Mapping[str, Track
 def _facts(found: Collected, records: runs.Records, findings: Sequence[Any]) -> list[Fact]:
     counts, table = found.counts, found.table
     there = counts["succeeded"] + counts["constant"]
-    facts = [Fact("cells have a result", f"{there}", f"of {counts['cells']}")]
+    facts = [Fact("cells have a result", f"{there}", f"of {counts['cells']}")] if counts["cells"] else []
     gaps = ", ".join(f"{counts[status]} {status}" for status in ("failed", "blocked", "missing") if counts[status])
     facts += [Fact("cells without one", str(counts["cells"] - there), gaps)] if gaps else []
     seeds = sorted({group.n_asked for group in table.groups if not group.constant and group.n_asked})
     if seeds:
         facts.append(Fact("seeds", str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"))
     if findings:
-        holds = sum(finding.ours.answer == "holds" for finding in findings)
-        facts.append(Fact("claims hold", str(holds), f"of {len(findings)}"))
+        answers = Counter(finding.ours.answer for finding in findings)
+        others = ", ".join(f"{answers[word]} {told}" for word, told in OTHER_ANSWERS.items() if answers[word])
+        facts.append(
+            Fact("claims hold", str(answers["holds"]), f"of {len(findings)}" + (f", {others}" if others else ""))
+        )
     seconds = sum(float(record.get("seconds") or 0) for record in records.values())
     nodes = len({record.get("node") for record in records.values()})
     if records:
         facts.append(Fact("device time", runs.duration(seconds), f"on {nodes} {'node' if nodes == 1 else 'nodes'}"))
         trained = sum(record.get("kind") in ("pretrain", "trial") for record in records.values())
-        facts.append(Fact("pretrainings", str(trained), "each trained once"))
+        facts += [Fact("pretrainings", str(trained), "each trained once")] if trained else []
     return facts
 
 
@@ -178,14 +195,32 @@ def _downloads(found: Collected) -> list[File]:
     return files
 
 
+def _result(found: Collected) -> Markup | str:
+    """The table; "" for a grid of figures only, which has none."""
+    if not found.plan["cells"]:
+        return ""
+    return html_table(found.table, "result-caption", without=list(departures(found.table)))
+
+
+def _overall(found: Collected) -> tuple[Markup, Markup, int] | None:
+    """The rows over all columns, every two rows compared, and the number of pairs; None below two rows with values."""
+    told = overall(found)
+    pages = overall_pages(found, told)
+    if pages is None:
+        return None
+    told_above = list(departures(found.table))
+    rows = html_table(pages[0], "rows-caption", without=[*told_above, *caution(told)])
+    return rows, html_table(pages[1], "pairs-caption", without=told_above), len(told.pairs)
+
+
 def _claim(finding: Any) -> ClaimLine:
     from orchestrator.results.claims.written import effect, in_short
 
     claim, ours = finding.claim, finding.ours
-    p = "" if ours.p is None else "< 0.001" if ours.p < 0.001 else f"{ours.p:.2g}"
     return ClaimLine(
         claim.id, claim.statement, claim.source, ours.answer.replace(" ", "-"), ours.answer, ours.reason,
-        effect(ours), str(ours.n or ""), p, in_short(finding.published),
+        effect(ours).replace("-", MINUS), str(ours.n or ""), p_text(ours.p), in_short(finding.published),
+        effect(finding.published).replace("-", MINUS), claim.note or "",
     )  # fmt: skip
 
 
