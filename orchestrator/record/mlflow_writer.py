@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.record.tracking import Logged, Tracker, ending_of, first_line
 
 Record = Mapping[str, Any]
+MANY = 50  # runs that are asked for one by one at the end; more are listed with all others
 PAUSE_SECONDS = 10.0  # after a failure; every try at a dead server costs seconds
 History = list[Mapping[str, float]]
 
@@ -36,6 +37,7 @@ class MlflowWriter(threading.Thread):
         self._tracker, self._grids_of, self._load, self._warn = tracker, grids_of, load, warn
         self._queue: queue.Queue[str | Record | None] = queue.Queue()
         self._logged: dict[str, Logged] | None = None
+        self._unsure: set[str] = set()  # their runs may be half written
         self._elsewhere: list[str] = []
         self._missed: list[str | Record] = []
         self._warned = False
@@ -64,8 +66,8 @@ class MlflowWriter(threading.Thread):
         """The thread's body."""
         while (item := self._queue.get()) is not None:
             self._try(item)
-        if self._elsewhere:
-            self._logged = None  # what the other run has written since
+        if self._elsewhere or len(self._unsure) > MANY:
+            self._logged = None  # also what the other run has written since
         left = [*self._missed, *self._elsewhere]
         self._missed, self._pause_until = [], 0.0
         for item in left:
@@ -90,13 +92,19 @@ class MlflowWriter(threading.Thread):
                 self._warn(f"MLflow at {self._tracker.uri} does not take runs: {first_line(error)}; trying again later")
             self._warned = True
             self._missed.append(item)
-            self._logged = None  # a run may be half written
+            self._unsure.add(item if isinstance(item, str) else str(item["key"]))
             if not self._tracker.answers():
                 self._pause_until = time.monotonic() + PAUSE_SECONDS
 
     def _write(self, key: str, item: str | Record) -> None:
         if self._logged is None:
             self._logged = self._tracker.logged()
+            self._unsure.clear()
+            self._tracker.drop_extra()
+        elif key in self._unsure:  # to ask for all of them again would keep a server that is slow from getting faster
+            self._logged.pop(key, None)
+            self._logged |= self._tracker.logged(key)
+            self._unsure.discard(key)
             self._tracker.drop_extra()
         known = self._logged.get(key)
         grids = set(self._grids_of.get(key, ()))

@@ -74,15 +74,16 @@ class Tracker:
         with _one_at_a_time(uri):
             self._client, self._experiment_id = _connect(uri, experiment, create)
 
-    def logged(self) -> dict[str, Logged]:
-        """The run of every key in the experiment. Where a key has several (two runs of the program at one moment), a
-        complete one before others, the oldest before later ones; `drop_extra` deletes the rest, and the runs of cells
-        that were blocked under a provisional key and have a run under their real one now."""
+    def logged(self, only: str | None = None) -> dict[str, Logged]:
+        """The run of every key in the experiment, or of `only` this one. Where a key has several (two runs of
+        the program at one moment), a complete one before others, the oldest before later ones; `drop_extra` deletes
+        the rest, and the runs of cells that were blocked under a provisional key and have a run under their real one
+        now."""
         found: dict[str, Logged] = {}
         self._extra = []
         provisional: dict[str, frozenset[tuple[str, str]]] = {}
         settled: set[frozenset[tuple[str, str]]] = set()
-        for run in self._runs():
+        for run in self._runs("" if only is None else f"tags.`{PREFIX}key` = '{only}'"):
             key = run.data.tags.get(PREFIX + "key")
             if not key:
                 continue
@@ -118,11 +119,15 @@ class Tracker:
         count, self._extra = len(self._extra), []
         return count
 
-    def _runs(self) -> Iterator[Run]:
+    def _runs(self, filter_string: str = "") -> Iterator[Run]:
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment_id], max_results=5000, order_by=["attributes.start_time ASC"], page_token=token
+                [self._experiment_id],
+                filter_string,
+                max_results=5000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
             )
             yield from page
             token = page.token
