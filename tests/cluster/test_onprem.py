@@ -109,7 +109,7 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(cluster: OnPremises) -
         return max((beat["step"] for beat in store.leases().values() if not beat.get("released")), default=0)
 
     first = cluster.submit(*some, store=place, experiment=experiment)
-    wait_for(lambda: step() > 2000 or cluster.ended(first), "the pretraining", 600, 0.3)
+    wait_for(lambda: step() > 200 or cluster.ended(first), "the pretraining", 600, 0.3)
     cluster.ray("job", "stop", first)
     assert cluster.finished(first) == "STOPPED", cluster.log(first)
     assert "finished stages are kept, the same command goes on from here" in cluster.log(first)
