@@ -33,7 +33,7 @@ from tests.cluster import checks, hosts, services
 from tests.cluster.hosts import SHARED, Host, wait_for
 from tests.cluster.onprem import BASHRC, PROJECT, OnPremises, said
 
-SMALL = ("--only", "seed=0", "--set", "pretrain.steps=10000")  # 4 pretrainings, 12 cells
+SMALL = ("--only", "seed=0", "--set", "pretrain.steps=1500")  # 4 pretrainings, 12 cells
 PATIENCE = 900.0  # seconds for whatever is waited for
 AWAY = 30.0  # seconds for which a server is away
 
