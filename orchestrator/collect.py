@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.command_line import Parser, guarded, print_json
 from orchestrator.passwords import without_passwords
-from orchestrator.sources import add_options, read
+from orchestrator.sources import add_options, answered, read
 
 if TYPE_CHECKING:
     from orchestrator.results.claims.written import ClaimsTold
@@ -29,16 +29,7 @@ if TYPE_CHECKING:
 @guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect one grid; the exit code of the process."""
-    args = _parser().parse_args(arguments)
-    from orchestrator.record.cell_reader import many_objects
-    from orchestrator.record.store import StoreError
-    from orchestrator.results import ResultsError
-
-    try:
-        with many_objects():
-            return collect(args)
-    except (StoreError, ResultsError) as error:
-        return _refuse(str(error))
+    return answered(collect, _parser().parse_args(arguments))
 
 
 def collect(args: argparse.Namespace) -> int:
@@ -122,11 +113,6 @@ def _statistics(found: Collected) -> Mapping[str, str]:
     from orchestrator.results.overall_pages import overall_files
 
     return overall_files(found)
-
-
-def _refuse(message: str) -> int:
-    print(f"error: {without_passwords(message)}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

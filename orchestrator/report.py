@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.command_line import Parser, guarded, print_json
 from orchestrator.passwords import without_passwords
-from orchestrator.sources import add_options, read, tracking_uri
+from orchestrator.sources import add_options, answered, read, tracking_uri
 
 if TYPE_CHECKING:
     from orchestrator.results.collected import Collected
@@ -24,17 +24,7 @@ if TYPE_CHECKING:
 @guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report of one grid; the exit code of the process."""
-    args = _parser().parse_args(arguments)
-    from orchestrator.record.cell_reader import many_objects
-    from orchestrator.record.store import StoreError
-    from orchestrator.results import ResultsError
-
-    try:
-        with many_objects():
-            return report(args)
-    except (StoreError, ResultsError) as error:
-        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
-        return 2
+    return answered(report, _parser().parse_args(arguments))
 
 
 def report(args: argparse.Namespace) -> int:

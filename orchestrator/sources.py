@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from orchestrator.command_line import WRONG_REQUEST
+from orchestrator.passwords import without_passwords
 
 if TYPE_CHECKING:
     from orchestrator.record.store import Store
@@ -28,6 +32,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--experiment", default="transfergrid", metavar="NAME", help="MLflow experiment (default %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, everything human on stderr")
+
+
+def answered(act: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """The exit code of `act`; a request that cannot be met is one message, without passwords."""
+    from orchestrator.record.cell_reader import many_objects
+    from orchestrator.record.store import StoreError
+    from orchestrator.results import ResultsError
+
+    try:
+        with many_objects():
+            return act(args)
+    except (StoreError, ResultsError) as error:
+        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
+        return WRONG_REQUEST
 
 
 def read(args: argparse.Namespace) -> list[Collected]:
