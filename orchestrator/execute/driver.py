@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.execute.cluster import check_fits, check_nodes, connected
 from orchestrator.execute.elsewhere import Elsewhere
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.interrupts import forgive, interruptible
 from orchestrator.execute.listener import Listener, View
-from orchestrator.execute.outcome import Job, Outcome
+from orchestrator.execute.outcome import Job
+from orchestrator.execute.sink import Sink, tell_ended_before
 from orchestrator.execute.stall import StallCheck, cluster_words, stalls_told
 from orchestrator.grid.schema import Run
 from orchestrator.plan.diff import KINDS, Diff
@@ -30,7 +29,6 @@ from orchestrator.record.tracking import Tracker
 
 Warn = Callable[[str], None]
 Mirror = Callable[[Study, list[Trial]], None]
-
 
 if TYPE_CHECKING:
     from orchestrator.execute.studies import Studies
@@ -104,14 +102,14 @@ def execute(
                 before()
                 grids = _grids(found)
                 writer = MlflowWriter(tracker, grids, lambda key: load(store, key), warn)
-                listener = Listener(view, _Sink(store, writer, frontier), probe=lambda: _probe(store))
+                listener = Listener(view, Sink(store, writer, frontier), probe=lambda: _probe(store))
                 begun = writer, listener
                 mirror = stack.enter_context(_mirrored(found, store, None if job.again else where.study_storage, warn))
                 if found.keys("deferred"):
                     studies = _studies(found, store, unfinished, listener, grids, view, mirror)
                     _begin(studies, frontier, listener)
                 writer.start()
-                _tell_ended_before(found, store, writer, frontier, job)
+                tell_ended_before(found, store, writer, frontier, job)
                 try:
                     _work(frontier, store, job, run, where, listener, warn, ray_is_local)
                 except KeyboardInterrupt:
@@ -254,59 +252,6 @@ def _begin(studies: Studies, frontier: Frontier, listener: Listener) -> None:
         studies.begin(frontier)
     except StoreError as error:
         frontier.stop(str(error))
-
-
-def _tell_ended_before(found: Diff, store: Store, writer: MlflowWriter, frontier: Frontier, job: Job) -> None:
-    """What has ended before the run begins: finished stages, failed ones, and those the data or a failure block.
-
-    Blocked ones are kept in the store too. The key of one on absent data is provisional: it stands for this plan's cell
-    and for nothing else, so that no later run can take it for anything. Its record says so, and `gc` removes it with
-    its plan.
-    """
-    for key in found.keys("reused"):
-        writer.put(key)
-    if job.again:
-        return  # a look at one stage
-    try:
-        known = store.failures([*found.keys("failed"), *found.keys("blocked")])
-        for key in found.keys("failed"):
-            writer.put(known[key])
-        for key in found.keys("blocked"):
-            outcome = Outcome(key, "blocked", error=found.reasons[key], executed=False)
-            record = _blocked(found.stages[key], outcome, found.roots[key])
-            same = ("outcome", "error", "blocked_by")
-            if key in known and all(known[key].get(name) == record[name] for name in same):
-                record = known[key]
-            else:
-                store.fail(record)
-            writer.put(record)
-    except StoreError as error:
-        frontier.stop(str(error))
-
-
-def _blocked(stage: Stage, outcome: Outcome, root: str) -> dict[str, Any]:
-    """The record of a blocked stage. `blocked_by`: the stage at which the cause lies; when that is finished, or the
-    stage itself where its data were absent, the record is out of date."""
-    return {**stage.record(), **outcome.record(), "blocked_by": root, "finished": datetime.now(UTC).isoformat()}
-
-
-class _Sink:
-    """Keeps ended stages: blocked ones in the store, all of them in MLflow."""
-
-    def __init__(self, store: Store, writer: MlflowWriter, frontier: Frontier) -> None:
-        self._store, self._writer, self._frontier = store, writer, frontier
-
-    def put(self, stage: Stage, outcome: Outcome) -> None:
-        if outcome.outcome == "succeeded":
-            mine = outcome.executed and not outcome.wasted
-            (self._writer.put if mine else self._writer.put_elsewhere)(stage.key)
-            return
-        record = {**stage.record(), **outcome.record(), "finished": datetime.now(UTC).isoformat()}
-        if outcome.outcome == "blocked":
-            record = _blocked(stage, outcome, self._frontier.roots[stage.key])
-            with contextlib.suppress(StoreError):  # then the store is what failed; the outcome still counts
-                self._store.fail(record)
-        self._writer.put(record)
 
 
 def _count(report: Report, found: Diff, listener: Listener, *, again: bool) -> Report:

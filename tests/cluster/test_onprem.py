@@ -101,7 +101,7 @@ def test_idle_workers_leave_and_nothing_is_left_over(cluster: OnPremises) -> Non
 
 
 def test_a_stopped_job_goes_on_when_it_is_submitted_again(cluster: OnPremises) -> None:
-    some = ("--only", "model=Reconstruction")  # one pretraining and four cells
+    some = ("--only", "scenario=seg-enc-dec")  # two pretrainings, more than the head has CPUs for, and eight cells
     place, experiment = SHARED / "stopped/runs", "stopped"
     store = open_store(str(cluster.on_disk("stopped/runs")), create=True)
 
