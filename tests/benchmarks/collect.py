@@ -123,12 +123,14 @@ def server(database: Path) -> Iterator[str]:
 
 
 def line(cells: int, what: str, peer: Seconds | None, ours: Seconds, limit: Seconds | None) -> None:
-    """One row of the result. Ratios are of CPU seconds, which a busy machine spoils less."""
+    """One row of the result. Ratios are of CPU seconds, which a busy machine spoils less; without a limit of wall
+    seconds, as both then wait for a server."""
+    kind = 0 if limit is None else 1
 
     def number(value: float | None, digits: int = 2) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
-    ratio = number(peer[1] / ours[1] if peer else None, 1)
+    ratio = number(peer[kind] / ours[kind] if peer else None, 1)
     above = number(ours[1] / limit[1] if limit else None, 1)
     pairs = [number(value) for pair in (peer, ours, limit) for value in pair or (None, None)]
     texts = (f"{cells}", what, *pairs, ratio, above)

@@ -1,0 +1,68 @@
+"""What benchmarks have in common: the first lines of a report, its copy in a file, and figures with their spread."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+class Report:
+    """Lines that are printed at once, and written to a file as well where one is asked for."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text("")
+
+    def line(self, text: str = "") -> None:
+        print(text, flush=True)
+        if self._out is not None:
+            with self._out.open("a") as file:
+                file.write(text + "\n")
+
+    def row(self, *cells: str) -> None:
+        self.line(" | ".join(cells))
+
+
+def header(module: str, packages: Sequence[str], device: str = "") -> str:
+    """What was run, when, on what, with which versions, and how much else the machine did."""
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    named = ", ".join(f"{name} {_version(name)}" for name in packages)
+    load = f"load {os.getloadavg()[0]:.1f}"
+    hardware = ", ".join(filter(None, (f"{os.cpu_count()} cores ({_cpu()})", device, load)))
+    python = f"Python {platform.python_version()}"
+    return f"# {command}\n# {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {hardware}; {python}, {named}"
+
+
+def spread(values: Sequence[float], decimals: int = 2) -> str:
+    """The median, and the least and the largest value where there are several."""
+    shown = f"{statistics.median(values):.{decimals}f}"
+    return shown if len(values) < 2 else f"{shown} ({min(values):.{decimals}f} to {max(values):.{decimals}f})"
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Of measurements that were made in turns: each by the one beside it."""
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

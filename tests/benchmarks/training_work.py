@@ -1,0 +1,287 @@
+"""What `tests.benchmarks.training_step` times: one kind of training as the limit has it, and as the stage runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from trainables.context import Context
+from trainables.data import open_dataset
+from trainables.downstream.examples import load_parts
+from trainables.downstream.finetune import LOSSES, finetune
+from trainables.networks import build_network, place
+from trainables.pretexts import Pretext, build_pretext
+from trainables.pretexts.pretrain import pretrain
+from trainables.pretexts.samples import load_samples
+from trainables.randomness import seed_everything
+from trainables.settings import FinetuneSettings, PretrainSettings, parse, parse_network, parse_pretext
+from trainables.training import make_optimizer
+
+WORKS = ("finetune", "simclr", "reconstruction", "conrec", "segmentation", "classification", "byol", "moco-v2")
+PHOTOS = "photos"
+N_TRAIN = 64  # images that finetuning sees
+WARM_UP = 3  # steps before a clock runs
+# What makes views and masks, by the names that the pretexts' modules have for it.
+AUGMENTATION = ("two_views", "two_views_by", "draw_masks", "apply_masks", "draw_crops", "augment")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all contenders share: `folder` holds the photographs, `size` is the side of what the networks see."""
+
+    folder: Path
+    network: Mapping[str, Any]
+    size: int
+    batch: int
+    device: torch.device
+
+    def context(self, kind: type[Context] = Context) -> Context:
+        return kind(self.folder, self.folder / "work", cache_dir=self.folder / "cache", device=self.device)
+
+    def spec(self, work: str, steps: int) -> dict[str, Any]:
+        """As a plan has it, with the paper's curves: a point of 64 or 128 images every 50 or 500 steps."""
+        base = {"network": dict(self.network), "backend": {}, "seed": 0}
+        dials = {"batch": self.batch, "input_size": self.size, "steps": steps, "report_every": steps}
+        data: dict[str, Any] = {"reader": "folder", "options": {"path": PHOTOS, "labels": "prefix"}}
+        if work == "finetune":
+            data |= {"fraction": None, "n_train": N_TRAIN}
+            return {**base, "scenario": "random-init", "frozen": False, "keep_weights": True, "data": data,
+                    "finetune": dials}  # fmt: skip
+        method: dict[str, Any] = {"method": work}
+        if work == "byol":
+            method["hidden"] = 64 * int(self.network["width"])
+        adam = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0}
+        return {**base, "pretext": method, "data": data, "pretrain": {**dials, **adam}}
+
+    def report_every(self, work: str) -> int:
+        return (FinetuneSettings if work == "finetune" else PretrainSettings)().report_every
+
+
+def write_photos(folder: Path, count: int, side: int) -> None:
+    """`count` photographs as JPEG files with masks as PNG, textures as labels in their names."""
+    listing = open_dataset("textures", folder, {"count": count, "size": side})
+    for part in ("images", "masks"):
+        (folder / PHOTOS / part).mkdir(parents=True)
+    assert listing.draw is not None
+    for number in range(count):
+        image, mask = listing.draw(number)
+        stem = f"{listing.label_names[int(listing.labels[number] or 0)]}_{number:06d}"
+        Image.fromarray(image).save(folder / PHOTOS / "images" / f"{stem}.jpg", quality=90)
+        Image.fromarray(mask * 255).save(folder / PHOTOS / "masks" / f"{stem}.png")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A freshly built model with its optimiser, and what it does after each step."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    after_step: Callable[[], None] = lambda: None
+
+    @property
+    def parameters(self) -> int:
+        """Those that are trained."""
+        return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+
+    def step(self, loss_of: Callable[[], Tensor]) -> None:
+        loss = loss_of()
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.after_step()
+
+
+def new_model(setup: Setup, work: str) -> Model:
+    """As the stage makes it, weights and memory layout included."""
+    spec = setup.spec(work, 1)
+    seed_everything(0, "init")
+    network = parse_network(spec["network"])
+    module: nn.Module
+    if work == "finetune":
+        module = build_network(network, out_channels=1)
+        dials: Any = parse(FinetuneSettings, spec["finetune"])
+    else:
+        classes = {"segmentation": 2, "classification": 3}.get(work, 0)
+        module = build_pretext(parse_pretext(spec["pretext"]), network, classes)
+        dials = parse(PretrainSettings, spec["pretrain"])
+    place(module, setup.device)
+    module.train()
+    after_step = module.after_step if isinstance(module, Pretext) else lambda: None
+    return Model(module, make_optimizer(dials, module), after_step)
+
+
+def bare_loss(setup: Setup, work: str, module: nn.Module, *, augmented: bool) -> Callable[[], Tensor]:
+    """The loss of one batch that lies on the device.
+
+    Args:
+        augmented: the batch is of decoded images, of which every call makes new views; else they are made once.
+    """
+    if isinstance(module, Pretext):
+        loss_of = _pretext_loss(setup, work, module)
+        return loss_of if augmented else _with_fixed_views(loss_of, module)
+    views = _finetune_views(setup)
+    return partial(_finetune_loss, module, views if augmented else first_answer(views))
+
+
+def _pretext_loss(setup: Setup, work: str, module: Pretext) -> Callable[[], Tensor]:
+    spec, generator = setup.spec(work, 1), torch.Generator().manual_seed(0)
+    method, dials = parse_pretext(spec["pretext"]), parse(PretrainSettings, spec["pretrain"])
+    side = setup.size if method.needs else round(setup.size * dials.decode_scale)
+    samples = load_samples(spec["data"], method.needs, side, 2, setup.context())
+    batch = samples.batch(torch.arange(setup.batch), setup.size, setup.device)
+    return lambda: module.loss(batch, generator)["loss"]
+
+
+def _with_fixed_views(loss_of: Callable[[], Tensor], module: Pretext) -> Callable[[], Tensor]:
+    """The method's own loss, its augmentation replaced by what that gave the first time."""
+    place = sys.modules[type(module).__module__]
+    fixed = {name: first_answer(getattr(place, name)) for name in AUGMENTATION if hasattr(place, name)}
+    assert fixed, f"{place.__name__} has none of {AUGMENTATION}"
+
+    def loss() -> Tensor:
+        with patch.multiple(place, **fixed):
+            return loss_of()
+
+    return loss
+
+
+def _finetune_views(setup: Setup) -> Callable[[], tuple[Tensor, Tensor]]:
+    spec, generator = setup.spec("finetune", 1), torch.Generator().manual_seed(0)
+    dials = parse(FinetuneSettings, spec["finetune"])
+    kept = load_parts(spec["data"], dials, 0, setup.context(), validate=False).training.to(setup.device)
+    rows = torch.arange(setup.batch)
+    return lambda: kept.training_batch(rows, dials, generator, setup.device)
+
+
+def _finetune_loss(network: nn.Module, views: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+    images, masks = views()
+    return LOSSES[FinetuneSettings().loss](network(images), masks)
+
+
+def first_answer(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that returns what `function` returned at its first call."""
+    known: list[Any] = []
+
+    def answer(*args: Any, **named: Any) -> Any:
+        if not known:
+            known.append(function(*args, **named))
+        return known[0]
+
+    return answer
+
+
+class Clock(Context):
+    """Notes when steps of a stage end: after the warm-up and `measured` steps later; then there is one checkpoint.
+
+    The stage is to have two steps more, so that neither the checkpoint nor the curve's last point falls in between.
+    """
+
+    measured = 0
+    done = 0
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.marks: dict[int, Mark] = {}
+        self.reports: dict[int, float] = {}
+        self.checkpoint = 0.0
+
+    def progress(self, step: int, steps: int) -> None:
+        assert steps == WARM_UP + self.measured + 2, "the stage does not train as many steps as it was asked to"
+        self.done = step
+        if step in (WARM_UP, steps - 2, steps - 1):
+            self.marks[step] = Mark.now(self.device)
+
+    def checkpoint_due(self) -> bool:
+        return self.done == WARM_UP + self.measured
+
+    def save(self, state: dict[str, Any]) -> None:
+        began = time.perf_counter()
+        super().save(state)
+        self.checkpoint += time.perf_counter() - began
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        super().report(step, metrics)
+        self.reports[step] = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment: seconds on the clock, and processor seconds of this process and those that it started."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls, device: torch.device) -> Mark:
+        """When the device has done what it was given."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return cls(time.perf_counter(), time.process_time() + sum(map(_processor_seconds, _children())))
+
+
+def _children() -> list[int]:
+    """Those of the main thread, from which loaders start their workers; none where there is no /proc."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _processor_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`steps` steps in so many seconds. `parts`, of ours alone: seconds of start-up, one checkpoint, one point."""
+
+    steps: int
+    seconds: float
+    cpu: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def between(cls, steps: int, first: Mark, last: Mark, **parts: float) -> Timing:
+        return cls(steps, last.wall - first.wall, last.cpu - first.cpu, parts)
+
+
+def time_steps(step: Callable[[], object], steps: int, device: torch.device) -> Timing:
+    for _ in range(WARM_UP):
+        step()
+    first = Mark.now(device)
+    for _ in range(steps):
+        step()
+    return Timing.between(steps, first, Mark.now(device))
+
+
+def time_stage(setup: Setup, work: str, steps: int) -> tuple[Timing, Mapping[str, Tensor]]:
+    """(timing, weights) of the stage's own function; its data are decoded already if it ran before."""
+    spec, context = setup.spec(work, WARM_UP + steps + 2), setup.context(Clock)
+    assert isinstance(context, Clock)
+    context.measured = steps
+    shutil.rmtree(context.work_dir, ignore_errors=True)  # a checkpoint of the run before
+    began = time.perf_counter()
+    result = (finetune if work == "finetune" else pretrain)(spec, context)
+    assert context.checkpoint > 0 and result.facts["resumed_from"] == 0
+    first, last = context.marks[WARM_UP], context.marks[WARM_UP + steps]
+    each = (last.wall - first.wall) / steps
+    point = max(0.0, context.reports[WARM_UP + steps + 2] - context.marks[WARM_UP + steps + 1].wall - each)
+    start = context.reports[0] - point - began
+    parts = {"start": start, "checkpoint": context.checkpoint, "point": point}
+    return Timing.between(steps, first, last, **parts), result.weights
