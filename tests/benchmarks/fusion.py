@@ -1,0 +1,269 @@
+"""Many small finetune cells on one device: one at a time, in several processes, and fused into one batched model.
+
+    python -m tests.benchmarks.fusion [--cells 1 2 4 8 16] [--processes 2] [--width 8] [--size 64] [--batch 8]
+    python -m tests.benchmarks.fusion --device cuda --processes 2 4 8 --width 64 --size 128 --batch 16 --steps 60
+
+Needs torch, torchvision, numpy, scipy, pillow and safetensors; no Ray. Each line is a way to train cells of the real
+stage on synthetic data (`finetune`, `train_fused`; reading, augmentation and optimiser are in it, curves and
+evaluation are not): optimiser steps of all cells together per minute, median and extremes of the repeats; the ratio to
+one at a time, of the medians; and the share of the arithmetic limit, that is floating-point operations per second
+(of convolutions and their gradients, counted by torch) against a dense product of float32 matrices on the same device
+in the same run. The last loss of the cell with seed 0 shows that all ways train the same. The ways take turns, so that
+other load hits all alike. On a CPU every process has one thread, and the limit is that of as many threads as the way
+has processes. On a GPU processes share it as the driver lets them, and the last column is the peak of allocated memory
+for each cell. The defaults take two minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.context import Context
+from trainables.downstream.finetune import finetune
+from trainables.downstream.fused_cell import Cell
+from trainables.downstream.fused_training import train_fused
+from trainables.losses.dice import dice_loss
+from trainables.networks import build_network, place
+from trainables.settings import BackendSettings, parse_network
+from trainables.training import use_backend
+
+WARM_UP = 3  # steps before the clock starts
+PATIENCE = 900  # seconds to wait for a process
+
+
+class Timed(Context):
+    """Notes when the clock starts and stops, on the device: after the warm-up, and before the last step, whose point of
+    the curve does not count."""
+
+    began = ended = math.nan
+
+    def progress(self, step: int, steps: int) -> None:
+        if step in (WARM_UP, steps - 1):
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            now = time.monotonic()
+            self.began, self.ended = (now, self.ended) if step == WARM_UP else (self.began, now)
+
+
+Measured = tuple[float, float]  # optimiser steps per minute of all cells together, last loss of the first cell
+
+
+@dataclass
+class Way:
+    """One line of the table: steps per minute of all cells together, by repeat."""
+
+    name: str
+    processes: int = 1
+    rates: list[float] = field(default_factory=list)
+    loss: float = math.nan
+    bytes_per_cell: float = math.nan
+    fault: str = ""
+
+
+def spec(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """A cell: `--images` train, as many evaluate, but the curve looks at one of them."""
+    return {
+        "scenario": "random-init",
+        "frozen": False,
+        "network": {"name": options.network, "width": options.width},
+        "data": {
+            "reader": "shapes",
+            "options": {"count": 5 * options.images, "size": options.size},
+            "fraction": None,
+            "n_train": options.images,
+        },
+        "finetune": {
+            "steps": WARM_UP + options.steps + 1,
+            "batch": options.batch,
+            "input_size": options.size,
+            "report_every": 10**9,
+            "curve_images": 1,
+        },
+        "backend": {"threads": 1},
+        "seed": seed,
+    }
+
+
+def contexts(options: argparse.Namespace, folder: str, count: int) -> list[Timed]:
+    return [
+        Timed(folder, f"{folder}/work", device=options.device, cache_dir=folder, checkpoint_seconds=math.inf)
+        for _ in range(count)
+    ]
+
+
+def one_at_a_time(options: argparse.Namespace, folder: str) -> Measured:
+    """A cell alone."""
+    (context,) = contexts(options, folder, 1)
+    finetune(spec(options, 0), context)
+    return 60 * options.steps / (context.ended - context.began), context.history[-1]["train_loss"]
+
+
+def fused(options: argparse.Namespace, folder: str, cells: int) -> Measured:
+    """`cells` cells as one."""
+    given = contexts(options, folder, cells)
+    batch = [Cell(spec(options, seed), context) for seed, context in enumerate(given)]
+    train_fused(batch)  # what `finetune_fused` does, but for one cell, too
+    for cell in batch:
+        if isinstance(cell.outcome, Exception):
+            raise cell.outcome
+    seconds = max(context.ended for context in given) - min(context.began for context in given)
+    return 60 * cells * options.steps / seconds, given[0].history[-1]["train_loss"]
+
+
+def worker(options: argparse.Namespace, folder: str, turn: Barrier, found: Queue[Measured]) -> None:
+    """A process that trains a cell whenever it is its turn."""
+    for _ in range(options.repeats + 1):
+        turn.wait(PATIENCE)
+        found.put(one_at_a_time(options, folder))
+
+
+class Processes:
+    """Several processes, each with a cell at a time."""
+
+    def __init__(self, options: argparse.Namespace, folder: str, count: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._turn, self._found = spawn.Barrier(count + 1), spawn.Queue()
+        given = (options, folder, self._turn, self._found)
+        self._workers = [spawn.Process(target=worker, args=given, daemon=True) for _ in range(count)]
+        for process in self._workers:
+            process.start()
+
+    def side_by_side(self) -> Measured:
+        """A cell in each of them."""
+        self._turn.wait(PATIENCE)
+        found = [self._found.get(timeout=PATIENCE) for _ in self._workers]
+        return sum(rate for rate, _ in found), found[0][1]
+
+
+def operations_per_step(options: argparse.Namespace) -> float:
+    """Of convolutions and their gradients, for one cell."""
+    device = torch.device(options.device)
+    network = build_network(parse_network(spec(options, 0)["network"]), 1)
+    place(network, device)
+    images = torch.rand(options.batch, 3, options.size, options.size, device=device)
+    masks = torch.zeros(options.batch, options.size, options.size, dtype=torch.uint8, device=device)
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.backward(dice_loss(network(images), masks))
+    return float(counter.get_total_flops())
+
+
+def matmul_peak(options: argparse.Namespace) -> float:
+    """The best of ten: operations per second of a product of square float32 matrices."""
+    side = 8192 if options.device.startswith("cuda") else 1024
+    a, b = (torch.rand(side, side, device=options.device) for _ in range(2))
+    best = math.inf
+    for _ in range(10):
+        _synchronise(options)
+        began = time.monotonic()
+        torch.matmul(a, b)
+        _synchronise(options)
+        best = min(best, time.monotonic() - began)
+    return 2 * side**3 / best
+
+
+def measure(options: argparse.Namespace, folder: str) -> list[Way]:
+    """All ways in turns; a first round warms up and does not count."""
+    pools = {count: Processes(options, folder, count) for count in options.processes}
+    ways: list[tuple[Way, Any]] = [(Way("one at a time"), lambda: one_at_a_time(options, folder))]
+    ways += [(Way(f"{count} processes", count), pool.side_by_side) for count, pool in pools.items()]
+    ways += [(Way(f"fused {count}"), lambda count=count: fused(options, folder, count)) for count in options.cells]
+    for repeat in range(options.repeats + 1):
+        for way, run in ways:
+            if way.fault:
+                continue
+            if options.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            try:
+                rate, way.loss = run()
+            except torch.OutOfMemoryError:
+                way.fault = "out of memory"
+                continue
+            if repeat:
+                way.rates.append(rate)
+            if options.device.startswith("cuda") and way.processes == 1:
+                cells = int(way.name.split()[1]) if way.name.startswith("fused") else 1
+                way.bytes_per_cell = torch.cuda.max_memory_allocated() / cells
+    return [way for way, _ in ways]
+
+
+def table(options: argparse.Namespace, ways: Sequence[Way], peak: float, operations: float) -> list[str]:
+    """The lines to print."""
+    on_gpu = options.device.startswith("cuda")
+    name = torch.cuda.get_device_name(options.device) if on_gpu else "CPU, 1 thread a process"
+    base = statistics.median(ways[0].rates)
+    lines = [
+        f"torch {torch.__version__}, {name}; {options.network}, width {options.width}, {options.size}x{options.size}, "
+        f"batch {options.batch}; {options.steps} steps, {options.repeats} repeats",
+        f"{operations / 1e9:.1f} GFLOP a step; limit {peak / 1e12:.3f} TFLOP/s (float32 product)",
+        "way | cell-steps/min (least to most) | ratio to one at a time | share of the limit | last loss | MiB a cell",
+    ]
+    for way in ways:
+        if way.fault:
+            lines.append(f"{way.name} | {way.fault} | | | |")
+            continue
+        rate, limit = statistics.median(way.rates), peak if on_gpu else peak * way.processes
+        memory = "" if math.isnan(way.bytes_per_cell) else f"{way.bytes_per_cell / 2**20:.0f}"
+        spread = f"({min(way.rates):.0f} to {max(way.rates):.0f})"
+        share = rate / 60 * operations / limit
+        lines.append(f"{way.name} | {rate:.0f} {spread} | {rate / base:.2f} | {share:.3f} | {way.loss:.5f} | {memory}")
+    return lines
+
+
+def _synchronise(options: argparse.Namespace) -> None:
+    if options.device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.fusion",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cells", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="fused cells")
+    parser.add_argument("--processes", type=int, nargs="*", default=[2])
+    parser.add_argument("--network", default="conrec-unet")
+    numbers = {"width": 8, "size": 64, "batch": 8, "images": 16, "steps": 6, "repeats": 3}
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--out", type=Path, help="file for the table")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    options = parse_arguments()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        print("no GPU here; `--device cpu` tries the script out", file=sys.stderr)
+        return 2
+    use_backend(BackendSettings())
+    with tempfile.TemporaryDirectory() as folder:
+        operations, peaks = operations_per_step(options), [matmul_peak(options)]
+        ways = measure(options, folder)
+        peaks.append(matmul_peak(options))
+        lines = table(options, ways, max(peaks), operations)
+    print("\n".join(lines))
+    if options.out:
+        options.out.write_text("\n".join([f"$ python -m tests.benchmarks.fusion {' '.join(sys.argv[1:])}", *lines, ""]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
