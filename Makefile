@@ -14,7 +14,7 @@ UV_PIN := uv==0.13.9
 PREFIX ?= /opt/transfergrid
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo test test-grids test-durable chaos check lock digests clean bench-augmentation bench-sasa bench-tuning bench-looks
+.PHONY: setup demo test test-grids test-durable chaos check lock digests clean bench bench-augmentation bench-sasa bench-tuning bench-looks
 .PHONY: test-cluster test-cluster-faults image-dependencies image-package image secrets bench-nodes
 
 setup: $(VENV)/.installed
@@ -59,6 +59,11 @@ check: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# Each writes tests/benchmarks/results/NAME.txt; on a machine that does nothing else, all of them in half an hour.
+BENCHES := startup data_startup training_step fusion whole_grid
+bench: setup ## training steps, fused cells, whole grid, data, start-up beside peers and limits, on the CPU
+	for name in $(BENCHES); do $(PY) -m tests.benchmarks.$$name --out tests/benchmarks/results/$$name.txt; done
 
 bench-augmentation: setup
 	$(PY) -m tests.benchmarks.augmentation

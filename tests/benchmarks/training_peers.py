@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from tests.benchmarks.training_loaders import Batches, FlipAndCrop, OfImage, Photos, TwoViews, batches, to
-from tests.benchmarks.training_work import N_TRAIN, PHOTOS, Model, Setup, new_model
+from tests.benchmarks.training_work import N_TRAIN, PHOTOS, Model, Setup, new_model, swapped
 from trainables.losses.dice import dice_loss
 from trainables.networks import place
 from trainables.pretexts import ImageBatch
@@ -87,7 +86,7 @@ def decoding(setup: Setup, work: str, workers: int) -> Peer:
         return Views(torch.cat([first, second]), torch.cat([plain_first, plain_second]))
 
     def loss_of() -> Tensor:
-        with patch.object(place, "two_views", views):
+        with swapped(place, {"two_views": views}):
             return module.loss(batch, generator)["loss"]
 
     return Peer(model, loss_of)

@@ -21,6 +21,8 @@ machine hits all alike; figures are medians, with the least and the largest in b
                between two points of 128 (64) images
     peer       the library's own loop, its transforms in a DataLoader of 0 or more worker processes
     cores      processor seconds per second, workers included: what else could have run beside it
+    per core   the ratio before it by processor time, workers included: what counts where every core has a cell of its
+               own, and what other load on the machine changes least; on a GPU it says little
 
 Ratios are of measurements in one repeat. Of peers: 1 and less says that ours is not faster. BYOL of byol-pytorch draws
 one augmentation for all images of a batch. No library has reconstruction or ConRec: `torch` reads and augments there by
@@ -41,17 +43,9 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.report import Report, header, ratios, spread
+from tests.benchmarks.training_clock import Timing, time_steps
 from tests.benchmarks.training_peers import PEERS
-from tests.benchmarks.training_work import (
-    WORKS,
-    Setup,
-    Timing,
-    bare_loss,
-    new_model,
-    time_stage,
-    time_steps,
-    write_photos,
-)
+from tests.benchmarks.training_work import WORKS, Setup, bare_loss, new_model, time_stage, write_photos
 
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "lightly", "byol-pytorch", "numpy", "pillow")
 PHOTOS = 1280  # so that a tenth of them is what the paper validates
@@ -73,6 +67,11 @@ class Found:
             self.batch * t.steps / t.seconds * (1 - t.parts.get("checkpoint", 0.0) / CHECKPOINT_SECONDS)
             for t in self.timings
         ]
+
+    @property
+    def per_core(self) -> list[float]:
+        """Images per second of processor time."""
+        return [rate * t.seconds / t.cpu for rate, t in zip(self.rates, self.timings, strict=True)]
 
     @property
     def cores(self) -> float:
@@ -121,7 +120,7 @@ def _same_model(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -
 def measure(setup: Setup, work: str, options: argparse.Namespace, absent: set[str]) -> dict[str, Found]:
     runs = contenders(setup, work, options.workers, absent)
     once = runs["limit"](2)
-    steps = max(4, round(options.seconds * once.steps / once.seconds))
+    steps = max(10, round(options.seconds * once.steps / once.seconds))
     runs["ours"](1)  # decodes the pictures
     found = {name: Found(setup.batch) for name in runs}
     for _ in range(options.repeats):
@@ -132,12 +131,14 @@ def measure(setup: Setup, work: str, options: argparse.Namespace, absent: set[st
 
 
 def own_row(work: str, found: dict[str, Found], report_every: int) -> list[str]:
-    limit, augmented, ours = (found[name].rates for name in ("limit", "augmented", "ours"))
+    several = [found[name] for name in ("limit", "augmented", "ours")]
+    limit, augmented, ours = (one.rates for one in several)
     point = found["ours"].part("point")
     each = found["ours"].batch / statistics.median(ours)
     return [
         *(work, spread(limit, 0), spread(augmented, 0), spread(ours, 0)),
         *(spread(ratios(augmented, limit)), spread(ratios(ours, limit))),
+        spread(ratios(several[2].per_core, several[0].per_core)),
         *(f"{found['ours'].part(part):.2f}" for part in ("start", "checkpoint")),
         f"{point:.2f}, {point / (point + report_every * each):.1%}",
     ]
@@ -149,6 +150,7 @@ def peer_rows(work: str, found: dict[str, Found]) -> list[list[str]]:
         [
             *(work, name, spread(one.rates, 0), f"{one.cores:.1f}", spread(ours.rates, 0), f"{ours.cores:.1f}"),
             *(spread(limit.rates, 0), spread(ratios(one.rates, limit.rates)), spread(ratios(ours.rates, one.rates))),
+            spread(ratios(ours.per_core, one.per_core)),
         ]
         for name, one in found.items()
         if name not in ("limit", "augmented", "ours")
@@ -175,7 +177,10 @@ def main() -> None:
         f"# {options.network} {options.width}, {options.size}x{options.size}, batch {options.batch}, 1 thread, "
         f"{options.repeats} repeats; images per second"
     )
-    report.row("work", "limit", "augmented", "ours", "augmented / limit", "ours / limit", "start s", "saved s", "point")
+    report.row(
+        *("work", "limit", "augmented", "ours", "augmented / limit", "ours / limit", "per core"),
+        *("start s", "saved s", "point s"),
+    )
     rows: list[list[str]] = []
     absent: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="training-step-") as folder:
@@ -187,7 +192,7 @@ def main() -> None:
             report.row(*own_row(work, found, setup.report_every(work)))
             rows += peer_rows(work, found)
     report.line()
-    report.row("work", "peer", "peer", "cores", "ours", "cores", "limit", "peer / limit", "ours / peer")
+    report.row("work", "peer", "peer", "cores", "ours", "cores", "limit", "peer / limit", "ours / peer", "per core")
     for row in rows:
         report.row(*row)
     for package in sorted(absent):

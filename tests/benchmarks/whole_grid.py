@@ -16,12 +16,13 @@ digit whoever ran them is checked. Columns:
     stages     that were run; `pretrains` of them
     device-s   seconds inside the stages' functions, all together: what devices would be paid for
     / least    that over the device-seconds of the limit
+    work       the same ratio where every stage that was run costs what it cost the limit: other load does not change it
     / limit    wall time over that of the limit, the least possible here: warm processes, every stage once, the longest
                first, nothing kept or logged
 
-The second table is of the plans: for every built-in grid at paper sizes, estimated device-hours if each cell
-pretrained for itself, those of the plan, and their ratio: hours of one CPU core, as a first `--dry-run` estimates them.
-No data are needed for it, so evaluations are left out.
+The second table is of the plans: for every built-in grid that trains cells, at paper sizes, the estimated device-hours
+if each cell pretrained for itself, those of the plan for the same cells, and their ratio. Hours of one CPU core, as a
+first `--dry-run` estimates them; no data are needed for it, so evaluations are left out.
 """
 
 from __future__ import annotations
@@ -36,13 +37,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.benchmarks.report import Report, header, spread
 from tests.benchmarks.whole_grid_cells import SEVERAL, Cells, Ran, read_ran
 
+if TYPE_CHECKING:
+    from orchestrator.plan.stages import Plan, Stage
+
 PACKAGES = ("torch", "ray", "mlflow", "hydra-core", "hydra-joblib-launcher")
 DEFAULT_ONLY = ("dataset=flowers17", "fraction=0.05", "fraction=0.2", "seed=0", "seed=1")
-DEFAULT_SET = ("pretrain.steps=200", "finetune.steps=20")
+DEFAULT_SET = ("pretrain.steps=60", "finetune.steps=6")
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,9 @@ def measure(options: argparse.Namespace, report: Report) -> None:
                 figures = ours(options, cells, folder) if name == "ours" else other(name, options, cells, folder)
                 found[name].append(figures)
     report.line(f"{len(cells.leaves)} cells, {len(cells.stages)} different stages; {options.processes} processes")
-    report.row("contender", "wall s", "start s", "stages", "pretrains", "device-s", "/ least", "/ limit", "/ ours")
+    report.row(
+        "contender", "wall s", "start s", "stages", "pretrains", "device-s", "/ least", "work", "/ limit", "/ ours"
+    )
     for name, figures in found.items():
         report.row(*_row(name, figures, found))
     everyone = [one.metrics for figures in found.values() for one in figures]
@@ -161,30 +168,55 @@ def _row(name: str, figures: list[Figures], found: Mapping[str, list[Figures]]) 
     return [
         *(name, spread([one.wall for one in figures], 0), spread([one.start for one in figures], 0)),
         *(str(len(first.stages)), str(first.pretrains), spread([one.device_seconds for one in figures], 0)),
-        *(over("limit", "device_seconds"), over("limit", "wall"), over("ours", "wall")),
+        *(over("limit", "device_seconds"), _work(figures, found), over("limit", "wall"), over("ours", "wall")),
     ]
+
+
+def _work(figures: list[Figures], found: Mapping[str, list[Figures]]) -> str:
+    if "limit" not in found:
+        return "-"
+    price = {ran.key: ran.ended - ran.began for ran in found["limit"][0].stages}
+    return f"{sum(price[ran.key] for ran in figures[0].stages) / sum(price.values()):.2f}"
 
 
 def plans(report: Report) -> None:
     """The second table."""
+    from orchestrator.execute.preparation import examined, unfold
     from orchestrator.grid.load import builtin_grids, load_request
-    from orchestrator.plan.build import build
     from orchestrator.plan.diff import diff, summary
+    from orchestrator.record.store import open_store
 
     requests = [load_request(name, profile="paper") for name in builtin_grids() if name != "smoke"]
     with tempfile.TemporaryDirectory(prefix="whole-grid-") as nothing:
-        built = build(requests, Path(nothing), cache_dir=Path(nothing)).plans
-    report.row("grid at paper sizes", "cells", "stages", "pretrains", "alone h", "shared h", "alone / shared")
+        examination = examined(requests, Path(nothing), lambda text: None)
+        built = unfold(examination, open_store(f"{nothing}/runs", create=True)).plans
+    report.row("grid at paper sizes", "cells", "trainings shared", "alone", "alone h", "shared h", "alone / shared")
     for name, several in [*((plan.grid, [plan]) for plan in built), ("all together", list(built))]:
         told = summary(diff(several, set()))
-        stages = {key: stage for plan in several for key, stage in plan.stages.items()}
-        trained = sum(stage.kind in ("pretrain", "trial") for stage in stages.values())
-        alone, shared = told["naive_device_seconds"] / 3600, sum(stage.cost for stage in stages.values()) / 3600
-        if told["cells"]:  # the others only draw from cells of tables, or train what nothing else has
+        shared = needed({key: stage for plan in several for key, stage in plan.stages.items()}, several)
+        trained = sum(stage.kind in ("pretrain", "trial") for stage in shared)
+        hours = [told["naive_device_seconds"] / 3600, sum(stage.cost for stage in shared) / 3600]
+        if told["cells"]:
             report.row(
-                *(name, str(told["cells"]), str(len(stages)), f"{trained} for {told['naive_pretrain_stages']}"),
-                *(f"{alone:,.0f}", f"{shared:,.0f}", f"{alone / shared:.1f}"),
+                *(name, str(told["cells"]), str(trained), str(told["naive_pretrain_stages"])),
+                *(*(f"{each:,.0f}" for each in hours), f"{hours[0] / hours[1]:.1f}"),
             )
+
+
+def needed(stages: Mapping[str, Stage], several: list[Plan]) -> list[Stage]:
+    """Cells, and what is trained for them."""
+    trials: dict[str, list[str]] = {}
+    for key, stage in stages.items():
+        if stage.study is not None:
+            trials.setdefault(stage.study, []).append(key)
+    waiting = [cell.key for plan in several for cell in plan.cells if cell.key in stages]
+    found: dict[str, Stage] = {}
+    while waiting:
+        key = waiting.pop()
+        if key not in found:
+            stage = found[key] = stages[key]
+            waiting += [*stage.parents.values(), *(t for study in stage.awaits.values() for t in trials[study])]
+    return list(found.values())
 
 
 def main() -> None:

@@ -126,6 +126,21 @@ def test_jitter_is_torchvisions_in_every_order():
     assert (ours - adjust(images, no_photometry(24, factors=factors, shifts=shifts))).abs().max() > 0.1  # order matters
 
 
+@pytest.mark.parametrize("jittered", [[], [4], [0, 3, 5], [0, 1, 2, 3, 4]])
+def test_views_that_are_left_alone_keep_every_digit_and_change_nothing_for_the_others(jittered):
+    images = photographs(6).float() / 255
+    photometry = no_photometry(6)
+    drawn = draw_photometry(60, generator(4))
+    strong = (drawn.factors != 1).any(dim=1).nonzero()[:6, 0]
+    photometry.factors[jittered] = drawn.factors[strong][jittered]
+    photometry.shifts[jittered] = drawn.shifts[strong][jittered]
+    adjusted = adjust(images, photometry)
+    for row in range(6):
+        alone = adjust(images[row : row + 1], photometry[row : row + 1])
+        torch.testing.assert_close(adjusted[row : row + 1], alone, atol=1e-6, rtol=0)
+        assert torch.equal(adjusted[row], images[row]) == (row not in jittered)
+
+
 def test_hue_is_torchvisions_for_grays_primaries_and_ties():
     levels = torch.tensor([0.0, 0.25, 0.5, 1.0])
     colours = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 8, 8)

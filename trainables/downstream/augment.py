@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.devices import move
 from trainables.losses.dice import IGNORED
 
 MAX_ASPECT_CHANGE = 4 / 3
@@ -65,8 +66,8 @@ def augment(images: Tensor, masks: Tensor, boxes: Tensor, crops: Crops) -> tuple
     never = torch.zeros_like(crops.flip)
     x, inside_x = _sources(size, left, width, crops.left, crops.width, crops.flip)
     y, inside_y = _sources(size, top, height, crops.top, crops.height, never)
-    x, y = x.to(device), y.to(device)
-    inside = (inside_y[:, :, None] & inside_x[:, None, :]).to(device)
+    x, y = move(x, device), move(y, device)
+    inside = move(inside_y, device)[:, :, None] & move(inside_x, device)[:, None, :]
 
     grid = torch.stack([_normalised(x, size)[:, None, :].expand(-1, size, -1),
                         _normalised(y, size)[:, :, None].expand(-1, -1, size)], dim=-1)  # fmt: skip

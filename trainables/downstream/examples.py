@@ -16,6 +16,7 @@ from trainables.data import Listing, Split, hold_out, open_dataset, split, surve
 from trainables.data.cube_sizes import shrink_cubes, shrink_masks
 from trainables.data.cube_stack import as_images, load_cubes
 from trainables.data.stack import load_stack
+from trainables.devices import move
 from trainables.downstream.augment import augment, draw_crops
 from trainables.downstream.warp import draw_warps, warp
 from trainables.settings import FinetuneSettings
@@ -80,7 +81,7 @@ class Pictures(Examples):
         self, rows: Tensor, settings: FinetuneSettings, generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         crops = draw_crops(len(rows), settings.flip, settings.crop_area, generator)
-        there = rows.to(device)
+        there = move(rows, device)
         inputs, masks = augment(self.images[there], self.masks[there], self.boxes[rows], crops)
         return warp(
             inputs, masks, draw_warps(len(rows), settings.vertical_flip, settings.rotation, settings.blur, generator)

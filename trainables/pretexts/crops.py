@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.pretexts.devices import move
+from trainables.devices import move
 
 AREA = (0.08, 1.0)
 LEAST_COVERAGE = 0.1

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.pretexts.devices import move
+from trainables.devices import move
 
 SMALLEST_SIDE = 32  # below, the windows of out-painting no longer fit between the borders
 KINDS = ("shuffle", "in-paint", "out-paint")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.devices import move
 from trainables.pretexts import photometric
 from trainables.pretexts.crops import ASPECT, resample
-from trainables.pretexts.devices import move
 from trainables.pretexts.views import Photometry, adjust
 
 CROP_TRIES = 10

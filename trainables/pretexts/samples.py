@@ -15,8 +15,8 @@ from trainables.data import Listing, open_dataset, survey
 from trainables.data.cube_sizes import shrink_cubes
 from trainables.data.listing import IGNORE
 from trainables.data.stack import load_stack
+from trainables.devices import move
 from trainables.pretexts._base import ImageBatch
-from trainables.pretexts.devices import move
 
 TRAINING, VALIDATION = 0, 1  # of `Samples.part`
 _CHUNK = 256  # images resized at a time

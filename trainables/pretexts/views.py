@@ -13,9 +13,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from trainables.devices import move
 from trainables.pretexts import photometric
 from trainables.pretexts.crops import draw_crops, resample
-from trainables.pretexts.devices import move
 
 FLIP, JITTER, GRAYSCALE, BLUR = 0.5, 0.8, 0.2, 0.5  # probabilities
 STRENGTH = (0.8, 0.8, 0.8)  # brightness, contrast, saturation: factors 1 +- this
@@ -42,7 +42,7 @@ class Photometry:
     gray: Tensor
     sigmas: Tensor
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice | Tensor) -> Self:
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
@@ -102,15 +102,7 @@ def adjust(images: Tensor, photometry: Photometry) -> Tensor:
 
 def _adjust(images: Tensor, photometry: Photometry) -> Tensor:
     device = images.device
-    pixels = images.flatten(2)
-    factors = torch.cat([photometry.factors, torch.ones_like(photometry.shifts)[:, None]], dim=1)
-    matrices, offsets = (move(t, device) for t in photometric.blend_matrices(photometry.order, factors))
-    shifts = move(photometry.shifts, device)
-    for position in range(photometry.order.shape[1]):
-        pixels = photometric.blend(pixels, matrices[:, position], offsets[:, position])
-        turn = (photometry.order[:, position] == photometric.HUE) & (photometry.shifts != 0)
-        if (rows := _rows(turn, device)) is not None:
-            pixels.index_copy_(0, rows, photometric.shift_hue(pixels[rows], shifts[rows]))
+    pixels = _jitter(images.flatten(2), photometry)
     if (rows := _rows(photometry.gray, device)) is not None:
         pixels.index_copy_(0, rows, photometric.grayscale(pixels[rows]))
     result = pixels.view_as(images)
@@ -120,6 +112,31 @@ def _adjust(images: Tensor, photometry: Photometry) -> Tensor:
         kernels = move(photometric.blur_kernels(photometry.sigmas[blurred], radius), device)
         result.index_copy_(0, rows, photometric.blur(result[rows], kernels))
     return result
+
+
+def _jitter(pixels: Tensor, photometry: Photometry) -> Tensor:
+    """A new tensor. Views that are left alone come out as they went in, to the last digit, so where they are most of
+    all the others are taken out for it."""
+    jittered = (photometry.factors != 1).any(dim=1) | (photometry.shifts != 0)
+    if 2 * int(jittered.sum()) > len(jittered):
+        return _jitter_all(pixels, photometry)
+    result = pixels.clone()
+    if (rows := _rows(jittered, pixels.device)) is not None:
+        result.index_copy_(0, rows, _jitter_all(pixels[rows], photometry[jittered]))
+    return result
+
+
+def _jitter_all(pixels: Tensor, photometry: Photometry) -> Tensor:
+    device = pixels.device
+    factors = torch.cat([photometry.factors, torch.ones_like(photometry.shifts)[:, None]], dim=1)
+    matrices, offsets = (move(t, device) for t in photometric.blend_matrices(photometry.order, factors))
+    shifts = move(photometry.shifts, device)
+    for position in range(photometry.order.shape[1]):
+        pixels = photometric.blend(pixels, matrices[:, position], offsets[:, position])
+        turn = (photometry.order[:, position] == photometric.HUE) & (photometry.shifts != 0)
+        if (rows := _rows(turn, device)) is not None:
+            pixels.index_copy_(0, rows, photometric.shift_hue(pixels[rows], shifts[rows]))
+    return pixels
 
 
 def _rows(chosen: Tensor, device: torch.device) -> Tensor | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables.context import StageError
-from trainables.pretexts.devices import move
+from trainables.devices import move
 from trainables.settings.pretexts import ModelsGenesisSettings
 
 SMALLEST_SIDE = 16  # below, the windows of out-painting no longer fit between the borders
