@@ -31,6 +31,7 @@ from typing import Any
 from tests.cluster.ray_nodes import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
+MODULE = "tests.benchmarks.nodes"  # also where this is __main__
 
 
 def run(address: str, cells: int, folder: Path) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def run(address: str, cells: int, folder: Path) -> dict[str, Any]:
 
 def runtime_env(env: Any) -> dict[str, Any]:
     """The environment of workers, with the trivial stage in them; named by RAY_RUNTIME_ENV_HOOK."""
-    return {**(env or {}), "worker_process_setup_hook": f"{__name__}.register"}
+    return {**(env or {}), "worker_process_setup_hook": f"{MODULE}.register"}
 
 
 def register() -> None:
@@ -93,13 +94,13 @@ def register() -> None:
 def apart(nodes: int, slots: int, cells: int) -> dict[str, Any]:
     """A cluster of `nodes` nodes with `slots` CPUs each, and a driver in a process of its own."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    cluster = Cluster(head_cpus=0, PYTHONPATH=paths, RAY_RUNTIME_ENV_HOOK=f"{__name__}.runtime_env")
+    cluster = Cluster(head_cpus=0, PYTHONPATH=paths, RAY_RUNTIME_ENV_HOOK=f"{MODULE}.runtime_env")
     try:
         for _ in range(nodes):
             cluster.join(cpus=slots)
         with tempfile.TemporaryDirectory(prefix="transfergrid-nodes-") as folder:
             done = subprocess.run(
-                [sys.executable, "-m", "tests.benchmarks.nodes", "--one", cluster.address, "--cells", str(cells),
+                [sys.executable, "-m", MODULE, "--one", cluster.address, "--cells", str(cells),
                  "--folder", folder],
                 cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True, check=True,
             )  # fmt: skip
