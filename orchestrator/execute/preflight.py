@@ -123,7 +123,7 @@ def _answer(future: Any) -> Sight | str:
     return sight
 
 
-@ray.remote(num_cpus=0, max_retries=2)  # type: ignore[untyped-decorator]  # a worker may die of its own
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _look(store_uri: str, data_root: str, mark: str, token: str, files: tuple[str, ...]) -> Sight:
     """Runs on a node."""
     store = _fault_of_store(store_uri, mark, token)

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,9 +24,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from tests.benchmarks.common import Seconds, timed
 from tests.benchmarks.made_up_store import GRID, write_mlflow, write_store
 
-ROOT = Path(__file__).resolve().parents[2]
 PEER = """
 import sys, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
@@ -51,21 +50,6 @@ import sqlite3, sys
 query = "SELECT run_uuid, key, value FROM latest_metrics WHERE key = 'dice'"
 values = dict((run, value) for run, _, value in sqlite3.connect(sys.argv[1]).execute(query))
 """
-
-Seconds = tuple[float, float]  # wall and CPU
-
-
-def timed(words: list[str]) -> Seconds:
-    """Wall and CPU seconds of a process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.perf_counter()
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
-    wall = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def collect(store: Path, out: Path, *more: str) -> Seconds:

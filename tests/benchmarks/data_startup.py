@@ -31,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.report import Report, header, ratios, spread
+from tests.benchmarks.common import Report, header, ratios, spread
 
 PACKAGES = ("torch", "torchvision", "pillow", "numpy")
 DIFFERENT = 50  # pictures that are painted; the rest are copies

@@ -26,18 +26,16 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.common import header
 from tests.benchmarks.trivial_stage import CELL, PARENT, POINTS
 
 FAMILY = 100  # cells below one parent
@@ -257,22 +255,6 @@ def show(found: dict[str, Any], plain: list[dict[str, Any]]) -> str:
     )
 
 
-def header(options: list[str]) -> str:
-    """What was run where, for a file of results."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    named = " ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    hardware = f"{os.cpu_count()} cores ({cpu.partition(': ')[2]}), Python {platform.python_version()}, {named}"
-    command = f"python -m tests.benchmarks.scale {' '.join(options)}"
-    return f"# {command}\n# {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {hardware}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except ImportError:
-        return "absent"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="+", default=[300, 1000, 3000, 10_000])
@@ -289,7 +271,7 @@ def main() -> None:
         print(json.dumps(run(options.cells[0], options.pack, options.folder)), flush=True)
         return
     figures: list[dict[str, Any]] = []
-    print(header(sys.argv[1:]), flush=True)
+    print(header("tests.benchmarks.scale", PACKAGES), flush=True)
     measure(options, figures)
     if options.peers:
         measure_peers(options, figures)

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from tests.benchmarks.report import Report, header, spread
+from tests.benchmarks.common import Report, header, spread, timed
 
 PACKAGES = ("torch", "ray", "mlflow")
 HEAVY = ("torch", "torchvision", "ray", "mlflow", "optuna", "pandas", "scipy")
@@ -32,14 +30,6 @@ COMMANDS = {
     ],
     "python -c 'import torch'": ["-c", "import torch"],
 }  # fmt: skip
-
-
-def timed(words: list[str]) -> tuple[float, float]:
-    """Wall and processor seconds of a Python."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def imported(words: list[str]) -> list[str]:
@@ -67,13 +57,14 @@ def main() -> None:
             found[name].append(timed(words))
     bare = [cpu for _, cpu in found["python -c pass"]]
     report.row("command", "wall s", "processor s", "beyond the limit", "imports")
+    loaded = {name: imported(words) for name, words in COMMANDS.items()}
     for name, times in found.items():
         walls, cpus = zip(*times, strict=True)
         beyond = [cpu - least for cpu, least in zip(cpus, bare, strict=True)]
-        report.row(name, *map(spread, (walls, cpus, beyond)), ", ".join(imported(COMMANDS[name])) or "none")
+        report.row(name, *map(spread, (walls, cpus, beyond)), ", ".join(loaded[name]) or "none")
     wall = sorted(wall for wall, _ in found[f"python -m {HELP}"])[options.repeats // 2]
     report.line(f"--help: {wall:.2f} s; aim {AIM} s: {'reached' if wall <= AIM else 'not reached'}")
-    if heavy := imported(COMMANDS[f"python -m {HELP}"]):
+    if heavy := loaded[f"python -m {HELP}"]:
         sys.exit(f"--help imports {', '.join(heavy)}; expected none of {', '.join(HEAVY)}")
 
 

@@ -42,7 +42,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.benchmarks.report import Report, header, ratios, spread
+from tests.benchmarks.common import Report, header, ratios, spread
 from tests.benchmarks.training_clock import Timing, time_steps
 from tests.benchmarks.training_peers import PEERS
 from tests.benchmarks.training_work import WORKS, Setup, bare_loss, new_model, time_stage, write_photos

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks.report import Report, header, spread
+from tests.benchmarks.common import Report, header, spread
 from tests.benchmarks.whole_grid_cells import SEVERAL, Cells, Ran, read_ran
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainables.context import Context, Result, StageError
 from trainables.downstream.examples import Examples, Parts, Volumes, load_parts
-from trainables.downstream.metrics import summarise, summarise_batches, tally, tally_batch
+from trainables.downstream.metrics import BatchTally, summarise, summarise_batches, tally, tally_batch
 from trainables.downstream.scenarios import transfer, transferred_parts
 from trainables.downstream.selection import Selection, wanted
 from trainables.losses.dice import dice_loss
@@ -47,10 +47,10 @@ def finetune(spec: Mapping[str, Any], context: Context) -> Result:
     """
     use_backend(parse(BackendSettings, spec.get("backend", {})))
     settings, seed = parse(FinetuneSettings, spec["finetune"]), int(spec["seed"])
-    network, transferred = _start(spec, context, seed)
+    network, transferred = start(spec, context, seed)
     require_input_size(network, settings.input_size)
     parts = load_parts(spec["data"], settings, seed, context, validate=wanted(settings))
-    _require_fit(network, parts.training, spec)
+    require_fit(network, parts.training, spec)
     place(network, context.device)
     optimizer = make_optimizer(settings, network)
     steps, report_every = lengths(settings, len(parts.training))
@@ -76,7 +76,7 @@ def finetune(spec: Mapping[str, Any], context: Context) -> Result:
     if selection is not None and parts.validation is not None:
         selection.restore()
         facts |= {"n_validation": len(parts.validation), "best_step": selection.best_step}
-    weights = _weights(network) if spec.get("keep_weights") else {}
+    weights = weights_of(network) if spec.get("keep_weights") else {}
     return Result(evaluate(network, parts.evaluation, context.device), weights, facts)
 
 
@@ -102,7 +102,12 @@ def evaluate(network: SegmentationNetwork, examples: Examples, device: torch.dev
         tallies.append(tally(logits, masks))
         if isinstance(examples, Volumes):
             batches.append(tally_batch(logits, masks))
-    metrics = summarise(torch.cat(tallies))
+    return metrics_of(tallies, batches)
+
+
+def metrics_of(tallies: Sequence[Tensor], batches: Sequence[BatchTally]) -> dict[str, float]:
+    """Metrics of all images from the tallies of their batches; `batches`: those of volumes, else empty."""
+    metrics = summarise(torch.cat(list(tallies)))
     if not batches:
         return metrics
     hard = {"dice_hard": metrics["dice_pooled"], "iou_hard": metrics["iou"]}
@@ -127,7 +132,7 @@ def _batches(examples: Examples) -> list[slice]:
     return [slice(first, first + batch) for first in range(0, len(examples), batch)]
 
 
-def _require_fit(network: SegmentationNetwork, examples: Examples, spec: Mapping[str, Any]) -> None:
+def require_fit(network: SegmentationNetwork, examples: Examples, spec: Mapping[str, Any]) -> None:
     """Raise StageError unless the network takes what the dataset holds."""
     volumes = isinstance(examples, Volumes)
     if takes_volumes(network) != volumes:
@@ -140,11 +145,12 @@ def _require_fit(network: SegmentationNetwork, examples: Examples, spec: Mapping
         require_input_size(network, side)
 
 
-def _weights(network: SegmentationNetwork) -> dict[str, Tensor]:
+def weights_of(network: SegmentationNetwork) -> dict[str, Tensor]:
+    """Copies of the network's tensors, by its own names."""
     return {n: t.clone(memory_format=torch.contiguous_format) for n, t in network.state_dict().items()}
 
 
-def _start(spec: Mapping[str, Any], context: Context, seed: int) -> tuple[SegmentationNetwork, list[str]]:
+def start(spec: Mapping[str, Any], context: Context, seed: int) -> tuple[SegmentationNetwork, list[str]]:
     """The network at step 0, and the names of the tensors it took over from the parent."""
     scenario = spec["scenario"]
     needs_parent = bool(transferred_parts(scenario))
@@ -167,6 +173,12 @@ def _parent(context: Context, scenario: str) -> dict[str, Tensor]:
         ) from None
 
 
+def curve_images(evaluation: Examples, settings: FinetuneSettings, seed: int) -> Examples:
+    """At most `curve_images` evaluation images, the same for every scenario of this seed; they decide nothing."""
+    order = torch.randperm(len(evaluation), generator=generator(seed, "curve"))
+    return evaluation.subset(order[: settings.curve_images].sort().values)
+
+
 def _curve(
     network: SegmentationNetwork,
     parts: Parts,
@@ -175,12 +187,8 @@ def _curve(
     seed: int,
     device: torch.device,
 ) -> Callable[[int], dict[str, float]]:
-    """Step number -> what the curve shows; the validation loss goes to `selection`, too.
-
-    At most `curve_images` evaluation images, the same for every scenario of this seed; they decide nothing.
-    """
-    order = torch.randperm(len(parts.evaluation), generator=generator(seed, "curve"))
-    shown = parts.evaluation.subset(order[: settings.curve_images].sort().values)
+    """Step number -> what the curve shows; the validation loss goes to `selection`, too."""
+    shown = curve_images(parts.evaluation, settings, seed)
 
     def point(step: int) -> dict[str, float]:
         found = {"eval_dice": evaluate(network, shown, device)["dice"]}

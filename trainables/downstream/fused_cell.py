@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from trainables.context import Context, Result, StageError
 from trainables.data import DataError
 from trainables.downstream.examples import load_parts
-from trainables.downstream.finetune import _require_fit, _start, _weights, lengths
+from trainables.downstream.finetune import curve_images, lengths, require_fit, start, weights_of
 from trainables.downstream.selection import Selection, wanted
 from trainables.networks import require_input_size
-from trainables.randomness import generator
 from trainables.settings import FinetuneSettings, parse
 from trainables.training import make_optimizer
 
@@ -30,19 +27,18 @@ class Cell:
     def __init__(self, spec: Mapping[str, Any], context: Context) -> None:
         self.spec, self.context = spec, context
         self.settings, self.seed = parse(FinetuneSettings, spec["finetune"]), int(spec["seed"])
-        self.network, transferred = _start(spec, context, self.seed)
+        self.network, transferred = start(spec, context, self.seed)
         require_input_size(self.network, self.settings.input_size)
         validate = wanted(self.settings)
         self.parts = load_parts(spec["data"], self.settings, self.seed, context, validate=validate)
         training, evaluation = self.parts.training, self.parts.evaluation
-        _require_fit(self.network, training, spec)
+        require_fit(self.network, training, spec)
         self.optimizer = make_optimizer(self.settings, self.network)
         self.optimizer_state = self.optimizer.state_dict()
         self.selection = Selection(self.settings, self.network, self.optimizer) if validate else None
         self.batch = min(self.settings.batch, len(training))
         self.steps, self.report_every = lengths(self.settings, len(training))
-        order = torch.randperm(len(evaluation), generator=generator(self.seed, "curve"))
-        self.shown = evaluation.subset(order[: self.settings.curve_images].sort().values)
+        self.shown = curve_images(evaluation, self.settings, self.seed)
         self.step = self._resume()
         self.facts = {
             "n_train": len(training),
@@ -78,7 +74,7 @@ class Cell:
         facts: dict[str, Any] = dict(self.facts)
         if self.selection is not None and self.parts.validation is not None:
             facts |= {"n_validation": len(self.parts.validation), "best_step": self.selection.best_step}
-        self.outcome = Result(metrics, _weights(self.network) if self.spec.get("keep_weights") else {}, facts)
+        self.outcome = Result(metrics, weights_of(self.network) if self.spec.get("keep_weights") else {}, facts)
 
     def release(self) -> None:
         """Let go of the network's tensors, which hold those of all cells that it was trained with."""

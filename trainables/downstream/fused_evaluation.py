@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trainables.context import StageError
 from trainables.downstream.examples import Examples, Volumes
-from trainables.downstream.metrics import BatchTally, summarise, summarise_batches, tally, tally_batch
+from trainables.downstream.finetune import metrics_of
+from trainables.downstream.metrics import BatchTally, tally, tally_batch
 from trainables.networks.fused import FusedNetwork
 
 Metrics = dict[str, float]
@@ -32,12 +33,9 @@ def evaluate_fused(
     results: list[Metrics | StageError] = []
     for rows, volumes in zip(tallies, batches, strict=True):
         try:
-            metrics = summarise(torch.cat(rows))
+            results.append(metrics_of(rows, volumes))
         except StageError as fault:
             results.append(fault)
-            continue
-        hard = {"dice_hard": metrics["dice_pooled"], "iou_hard": metrics["iou"]}
-        results.append({**metrics, **hard, **summarise_batches(volumes)} if volumes else metrics)
     return results
 
 

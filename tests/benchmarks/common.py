@@ -1,16 +1,22 @@
-"""What benchmarks have in common: the first lines of a report, its copy in a file, and figures with their spread."""
+"""What benchmarks have in common: the first lines of a report, its copy in a file, figures with their spread, clocks."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
 import shlex
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+Seconds = tuple[float, float]  # wall and CPU
 
 
 class Report:
@@ -51,6 +57,19 @@ def spread(values: Sequence[float], decimals: int = 2) -> str:
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """Of measurements that were made in turns: each by the one beside it."""
     return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def timed(words: list[str]) -> Seconds:
+    """Wall and CPU seconds of a process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+    wall = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _version(package: str) -> str:
