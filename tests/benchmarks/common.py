@@ -1,4 +1,4 @@
-"""What benchmarks have in common: the first lines of a report, its copy in a file, figures with their spread, clocks."""
+"""What benchmarks have in common: the first lines of a report, its copy in a file, spreads, a clock."""
 
 from __future__ import annotations
 
