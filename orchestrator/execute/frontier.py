@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from orchestrator.plan.stages import Stage
 
@@ -13,6 +13,7 @@ SMALL = frozenset({"finetune", "probe", "analysis"})  # kinds that travel in pac
 # A pack saves a second or so for each stage beside the first, and delays the end of the run by as much as it is longer
 # than one stage. So what is long travels alone.
 PACK_SECONDS = 120.0
+Shape = Callable[[Stage], str | None]
 
 
 class Frontier:
@@ -82,13 +83,20 @@ class Frontier:
         """How many stages could start now."""
         return len(self._ready)
 
-    def take(self, *, slots: int = 1, most: int = 1) -> list[Stage]:
+    @property
+    def next(self) -> Stage | None:
+        """The most urgent ready stage."""
+        return self.stages[self._ready[0][2]] if self._ready else None
+
+    def take(self, *, slots: int = 1, most: int = 1, shape: Shape | None = None) -> list[Stage]:
         """Take the next pack: the most urgent ready stage, with ready siblings of the same kind and parents beside it,
         of at most `PACK_SECONDS` together.
 
         Args:
             slots: workers that share what is ready; a pack takes at most half a share, so that none of them starves.
             most: largest pack.
+            shape: given where the pack is to be trained as one: of stages of equal shape, whatever their parents and
+                however long.
         """
         if not self._ready or self.stopped is not None:
             return []
@@ -97,11 +105,13 @@ class Frontier:
         if first.key in self.alone:
             return pack
         # Half of a fair share: what follows evens out the ends. With whole ones the first pack, the dearest, ends last.
-        size = min(most, math.ceil((len(self._ready) + 1) / (2 * slots if slots > 1 else 1)))
+        # Of what is trained as one a whole share: it gains with each.
+        parts = slots if slots == 1 or shape is not None else 2 * slots
+        size = min(most, math.ceil((len(self._ready) + 1) / parts))
         skipped, cost = list[Stage](), first.cost
         while self._ready and len(pack) < size:
             stage = self._pop()
-            if self._travels_with(stage, first) and cost + stage.cost <= PACK_SECONDS:
+            if self._travels_with(stage, first, cost, shape):
                 pack.append(stage)
                 cost += stage.cost
             else:
@@ -117,9 +127,14 @@ class Frontier:
         """Seconds of the longest chain that a pack begins; of packs that wait for a worker the greatest goes first."""
         return self._path[pack[0].key]
 
-    def _travels_with(self, stage: Stage, first: Stage) -> bool:
+    def _travels_with(self, stage: Stage, first: Stage, cost: float, shape: Shape | None) -> bool:
+        """Whether `stage` goes into the pack of `first`, which has `cost` already."""
+        if stage.key in self.alone or stage.key in self._children:
+            return False
+        if shape is not None:
+            return shape(stage) == shape(first)
         like = stage.kind == first.kind and stage.parents == first.parents and stage.kind in SMALL
-        return like and stage.key not in self.alone and stage.key not in self._children
+        return like and cost + stage.cost <= PACK_SECONDS
 
     def succeed(self, key: str) -> None:
         """A running stage has finished; its children may become ready."""

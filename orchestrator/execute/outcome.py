@@ -37,6 +37,8 @@ class Outcome:
         both cases it has not ended.
     cause: what a failure is the fault of; only `stage` is for good. `memory` is the host's, `device` a GPU's.
     executed: False where a result was already there. wasted: it ran, but another run had committed it before.
+    seconds: of a device. Of stages that were trained as one (`fused` of them), an equal part.
+    resumed: it went on from a checkpoint, so `seconds` are not all that it took.
     """
 
     key: str
@@ -49,6 +51,8 @@ class Outcome:
     node: str = ""
     peak_device_bytes: int = 0
     device_bytes: int = 0
+    fused: int = 1
+    resumed: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:

@@ -15,12 +15,14 @@ REPORT_SECONDS = 0.25  # stages shorter than this share a report: each costs Tun
 
 
 class PackTrainable(tune.Trainable):  # type: ignore[misc]
-    """Each `step` runs the next stage of the pack, or the next few of very short ones. Each commits on its own."""
+    """Each `step` runs the next stage of the pack, or the next few of very short ones, or all where they are trained
+    as one. Each commits on its own."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read the pack; stages that are already committed will end at once."""
         self._pack = [(Stage.from_record(record), over) for record, over in json.loads(config["pack"])]
         self._job = Job(**json.loads(config["job"]))
+        self._fused = bool(config["fused"])
         self._next = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -30,7 +32,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Run the next stage. What runs well and is over in no time shares its report with those that follow."""
-        began, outcomes = time.monotonic(), [self._run_next()]
+        began, outcomes = time.monotonic(), self._run_all() if self._fused else [self._run_next()]
         while self._next < len(self._pack) and _was_short(outcomes[-1]) and time.monotonic() < began + REPORT_SECONDS:
             outcomes.append(self._run_next())
         return {
@@ -46,6 +48,12 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         outcome = run_stage(stage, self._job, over)
         self._next += 1
         return outcome
+
+    def _run_all(self) -> list[Outcome]:
+        from orchestrator.execute.run_stage import run_fused
+
+        self._next = len(self._pack)
+        return run_fused(self._pack, self._job)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Tune asks for one; the stages keep their own in the store."""

@@ -114,11 +114,12 @@ def _packing(frontier: Frontier, job: Job, run: Run, *, local: bool, max_concurr
     fitting = [n for n in nodes if n.get("GPU", 0) > 0] if any(shape.gpus for shape in shapes) else nodes
     slots = min((_slots(shape, nodes) for shape in shapes), default=1)
     slots = min(slots, max_concurrent or slots)
+    devices = min(slots, *(_slots(shape.whole_device(), nodes) for shape in shapes)) if shapes else slots
     # One in waiting for each worker: Tune ends a worker that becomes free while no pack waits for it, and several may
     # become free at one moment. On a cluster more, so that its autoscaler sees the demand.
     outstanding = max_concurrent or (2 * slots if local else max(64, 2 * slots))
     largest = max((node.get("CPU", 1.0) for node in fitting), default=1.0)
-    return Packing(run, slots, outstanding, gpus, largest, shares)
+    return Packing(run, slots, devices, outstanding, gpus, largest, shares)
 
 
 def _slots(shape: Shape, nodes: list[dict[str, float]]) -> int:

@@ -122,7 +122,7 @@ class MeasuredShares:
         known = cls()
         for record in records:
             facts = record.get("facts", {})
-            if "peak_device_bytes" in facts:
+            if "peak_device_bytes" in facts and facts.get("fused", 1) == 1:
                 known.learn(_stage_of(record), facts["peak_device_bytes"], facts["device_bytes"])
         return known
 

@@ -1,28 +1,19 @@
-"""Run one stage and commit it. The same function serves Ray workers, the inline executor and tests."""
+"""Run one stage, or several as one, and commit them. The same functions serve Ray workers, the inline executor and
+tests."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
+import gc
 import time
-import traceback
-import uuid
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
-import torch
-from safetensors.torch import save as save_tensors
-
-from orchestrator.execute.context import StoreContext
+from orchestrator.execute.attempt import Attempt
 from orchestrator.execute.device_memory import device_facts, limit_device_memory
-from orchestrator.execute.outcome import Cause, Job, Outcome
+from orchestrator.execute.outcome import Job, Outcome
 from orchestrator.plan.stages import Stage
-from orchestrator.record.leases import Lease, LeaseLost, acquire, holder
-from orchestrator.record.store import Store, StoreError, open_store
-from trainables.context import Context, Result, StageError
-from trainables.data import DataError
+from trainables.context import Context, Result
 from trainables.stages import STAGES
 
 
@@ -34,42 +25,92 @@ def run_stage(stage: Stage, job: Job, over: int = 0) -> Outcome:
     Args:
         over: the number of a dead lease of this stage, to be taken over.
     """
-    began = time.time()
-    lease: Lease | None = None
+    attempt = Attempt(stage, job)
     try:
-        store = open_store(job.store)
-        if not job.again:
-            lease = acquire(store, stage.key, {**holder(job.run), "kind": stage.kind, "name": stage.name}, over=over)
-            done = store.commits([stage.key]).get(stage.key)  # after acquiring, so that no commit can slip between
-            if done is not None:
-                if lease is not None:
-                    lease.end()
-                return _from_commit(done)
-            if lease is None:
-                return Outcome(stage.key, "elsewhere", executed=False)
-        context = _context(store, stage, job, lease)
-        with context.beating():
-            limit_device_memory(context.device, job.device_share)
-            result = _function(stage)(stage.spec, context)
-            result.facts |= device_facts(context.device)
-            return _commit(store, stage, result, context.history, began, lease)
-    except LeaseLost:
-        return Outcome(stage.key, "elsewhere", executed=False)
-    except StageError as error:
-        return _failed(job, stage, lease, str(error), "", began, "stage")
-    except DataError as error:  # an unmounted disk, say: the next run tries again
-        return _failed(job, stage, lease, f"{error} (on host {socket.gethostname()})", "", began, "data")
-    except StoreError as error:
-        return _failed(job, stage, lease, str(error), "", began, "store")
+        if (ended := attempt.begin(over)) is not None:
+            return ended
+        with attempt.context.beating():
+            limit_device_memory(attempt.context.device, job.device_share)
+            result = _function(stage)(stage.spec, attempt.context)
+            result.facts |= device_facts(attempt.context.device)
+            return attempt.succeed(result)
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".strip()
-        cause: Cause = "data" if isinstance(error, OSError) else "stage"
-        if is_out_of_memory(error):
-            cause = "device" if isinstance(error, torch.OutOfMemoryError) else "memory"
-        return _failed(job, stage, lease, text, traceback.format_exc(), began, cause)
-    except BaseException:  # interrupted: whoever looks next must not take the stage for running
-        _release(lease)
+        return attempt.fail(error)
+    except BaseException:  # interrupted
+        attempt.release()
         raise
+
+
+def run_fused(stages: Sequence[tuple[Stage, int]], job: Job) -> list[Outcome]:
+    """Run finetune stages of one `fused_shape` as one model; what ends before the others waits for them.
+
+    A fault of one cell ends that cell. Of what ends them all (no memory left, a lease lost, a fault that nobody
+    foresaw) the halves are run again, each from its checkpoints, until it is clear whose it is.
+
+    Args:
+        stages: with the number of a dead lease to be taken over, or 0.
+
+    Returns:
+        An outcome for each stage, in no order.
+    """
+    if len(stages) == 1:
+        return [run_stage(stages[0][0], job, stages[0][1])]
+    outcomes, attempts = list[Outcome](), list[Attempt]()
+    with ExitStack() as stack:
+        for stage, over in stages:
+            attempt = Attempt(stage, job)
+            stack.callback(attempt.release)
+            ended = _begin(attempt, over)
+            if ended is None:
+                attempts.append(attempt)
+            else:
+                outcomes.append(ended)
+        again = _run_together(attempts, job, outcomes) if len(attempts) > 1 else attempts
+    gc.collect()  # of a fault that was for want of memory, what it has left
+    half = (len(again) + 1) // 2
+    for part in (again[:half], again[half:]):
+        outcomes += run_fused([(attempt.stage, 0) for attempt in part], job) if part else []
+    return outcomes
+
+
+def _begin(attempt: Attempt, over: int) -> Outcome | None:
+    """Its outcome where it is over already, or where it could not begin."""
+    try:
+        return attempt.begin(over)
+    except Exception as error:
+        return attempt.fail(error)
+
+
+def _run_together(attempts: Sequence[Attempt], job: Job, outcomes: list[Outcome]) -> list[Attempt]:
+    """Train the stages as one and add their outcomes; returns those that a fault of somebody else has ended."""
+    from trainables.downstream.fused import finetune_fused
+
+    began, device = time.time(), attempts[0].context.device
+    with ExitStack() as stack:
+        for attempt in attempts:
+            stack.enter_context(attempt.context.beating())
+        limit_device_memory(device, job.device_share)
+        try:
+            found = finetune_fused([a.stage.spec for a in attempts], [a.context for a in attempts])
+        except Exception:
+            outcomes += [Outcome(a.stage.key, "elsewhere", executed=False) for a in attempts if a.lost]
+            return [attempt for attempt in attempts if not attempt.lost]
+        seconds = (time.time() - began) / len(attempts)
+        facts = {**device_facts(device), "fused": len(attempts)}
+        for attempt, ended in zip(attempts, found, strict=True):
+            outcomes.append(_end(attempt, ended, seconds, facts))
+    return []
+
+
+def _end(attempt: Attempt, ended: Result | Exception, seconds: float, facts: Mapping[str, Any]) -> Outcome:
+    """How one of several stages that were trained as one ends in the store."""
+    if isinstance(ended, Exception):
+        return attempt.fail(ended)
+    ended.facts |= facts
+    try:
+        return attempt.succeed(ended, seconds)
+    except Exception as error:
+        return attempt.fail(error)
 
 
 def _function(stage: Stage) -> Callable[[Mapping[str, Any], Context], Result]:
@@ -78,91 +119,3 @@ def _function(stage: Stage) -> Callable[[Mapping[str, Any], Context], Result]:
     from orchestrator.execute.sampling import analyse_study  # Optuna, which takes a second to import
 
     return analyse_study
-
-
-def _context(store: Store, stage: Stage, job: Job, lease: Lease | None) -> StoreContext:
-    if stage.kind != "trial":
-        return StoreContext(store, stage, job, lease)
-    from orchestrator.execute.trial_context import TrialContext
-
-    return TrialContext(store, stage, job, lease)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for what Python and torch raise when memory of the host or of a device is used up."""
-    text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text)
-    )
-
-
-def _commit(
-    store: Store, stage: Stage, result: Result, history: list[dict[str, float]], began: float, lease: Lease | None
-) -> Outcome:
-    attempt = uuid.uuid4().hex[:12]
-    artifacts = {}
-    if result.weights:
-        tensors = {name: t.detach().cpu().contiguous() for name, t in result.weights.items()}
-        artifacts["weights"] = store.put_artifact(stage.key, attempt, "weights.safetensors", save_tensors(tensors))
-    for name, data in result.files.items():
-        artifacts[name] = store.put_artifact(stage.key, attempt, name, data)
-    artifacts["history"] = store.put_artifact(stage.key, attempt, "history.json", json.dumps(history).encode())
-    record = {
-        **stage.record(),
-        "outcome": "succeeded",
-        "metrics": result.metrics,
-        "facts": result.facts,
-        "artifacts": artifacts,
-        "attempt": attempt,
-        "node": socket.gethostname(),
-        "device": "cuda" if "device" in result.facts else "cpu",
-        "started": _iso(began),
-        "finished": _iso(time.time()),
-        "seconds": round(time.time() - began, 3),
-        "versions": {"torch": torch.__version__},
-    }
-    created = store.commit(record)
-    if not created:
-        store.drop_attempt(stage.key, attempt)
-    if lease is not None:
-        lease.end()
-        store.drop_checkpoints(stage.key)
-    return _from_commit(record, executed=True, wasted=not created and lease is not None)
-
-
-def _from_commit(record: dict[str, Any], *, executed: bool = False, wasted: bool = False) -> Outcome:
-    return Outcome(
-        record["key"],
-        "succeeded",
-        executed=executed,
-        wasted=wasted,
-        seconds=record["seconds"],
-        node=record["node"],
-        peak_device_bytes=record["facts"].get("peak_device_bytes", 0),
-        device_bytes=record["facts"].get("device_bytes", 0),
-        metrics=record["metrics"],
-    )
-
-
-def _failed(job: Job, stage: Stage, lease: Lease | None, error: str, trace: str, began: float, cause: Cause) -> Outcome:
-    """The outcome of a fault. Only what would end the same way again (cause `stage`) loses its checkpoint."""
-    seconds = round(time.time() - began, 3)
-    outcome = Outcome(stage.key, "failed", error=error, cause=cause, seconds=seconds, node=socket.gethostname())
-    if lease is not None and not lease.lost:
-        with contextlib.suppress(StoreError):  # the outcome itself still reaches the driver, which keeps it
-            store = open_store(job.store)
-            store.fail({**stage.record(), **outcome.record(), "traceback": trace, "finished": _iso(time.time())})
-            if cause == "stage":
-                store.drop_checkpoints(stage.key, upto=lease.number)  # one that took over meanwhile keeps its own
-    _release(lease)
-    return outcome
-
-
-def _release(lease: Lease | None) -> None:
-    if lease is not None:
-        with contextlib.suppress(StoreError):
-            lease.release()
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from orchestrator.execute.deaths import Inquest, Verdict
 from orchestrator.execute.elsewhere import Elsewhere
 from orchestrator.execute.frontier import Frontier
+from orchestrator.execute.fusing import Fusing
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import Job, Outcome
 from orchestrator.execute.resources import MeasuredShares, Shape, shape_of
@@ -29,12 +30,14 @@ MOST_NODES_LOST = 20  # under one stage: then it is no longer chance
 class Packing:
     """How stages are handed out.
 
-    slots: workers that share what is ready. outstanding: packs at a time. gpus: whether the cluster has any.
-    largest: CPUs of the largest node on which a stage can run. shares: of a GPU, as measured so far.
+    slots: workers that share what is ready; devices: the same where each has a GPU of its own.
+    outstanding: packs at a time. gpus: whether the cluster has any. largest: CPUs of the largest node on which a stage
+    can run. shares: of a GPU, as measured so far.
     """
 
     run: Run
     slots: int
+    devices: int
     outstanding: int
     gpus: bool
     largest: float
@@ -57,6 +60,8 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric="seconds", mode="min")
         self._frontier, self._job, self._listener, self._elsewhere = frontier, job, listener, elsewhere
         self._packing = packing
+        self._fusing = Fusing(packing.run.fusing)
+        self._fused: set[str] = set()  # packs whose stages are trained as one
         self._packs: dict[str, list[Stage]] = {}
         self._broken: dict[str, list[Stage]] = {}  # what a dead worker has left; Tune tells the reason a moment later
         self._inquests: list[tuple[Inquest, list[Stage]]] = []
@@ -72,7 +77,7 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
         self._elsewhere.look(self._frontier, self._listener)
         if len(self._packs) >= self._packing.outstanding:
             return None
-        pack = self._frontier.take(slots=self._packing.slots, most=self._packing.run.pack)
+        pack, fused = self._take()
         if not pack:
             return None
         self._packs[trial_id] = pack
@@ -80,13 +85,27 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
             self._listener.started(stage)
         alone = self._alone.get(pack[0].key, "memory") if pack[0].key in self._frontier.alone else None
         shape = self._packing.shape(pack, alone)
+        if fused:
+            self._fused.add(trial_id)
+            shape = shape.whole_device()
+        self._fusing.handed_out(pack, shape.gpus or 1.0, fused=fused)
         return {
             "cpus": shape.cpus,
             "gpus": shape.gpus,
             "urgency": self._frontier.urgency(pack),
+            "fused": fused,
             "pack": json.dumps([[stage.record(), self._elsewhere.over(stage.key)] for stage in pack]),
             "job": json.dumps(replace(self._job, device_share=shape.gpus).__dict__),
         }
+
+    def _take(self) -> tuple[list[Stage], bool]:
+        """The next pack, and whether its stages are to be trained as one."""
+        first, packing = self._frontier.next, self._packing
+        if first is not None and not self._job.again and self._fusing.pays(first):
+            shape = self._fusing.shape
+            pack = self._frontier.take(slots=packing.devices, most=packing.run.fused_cells, shape=shape)
+            return pack, len(pack) > 1
+        return self._frontier.take(slots=packing.slots, most=packing.run.pack), False
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Stages of a pack have ended."""
@@ -105,7 +124,10 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
     def worker_died(self, trial_id: str, error: BaseException | None) -> None:
         """Why the worker of a pack has died, as far as Ray knows."""
         left = self._without_committed(self._broken.pop(trial_id, []))
-        if left:
+        if left and trial_id in self._fused:
+            self._fusing.refuse([stage.key for stage in left])
+            self._settle_left(left, None)  # alone, the one at fault will show itself
+        elif left:
             self._inquests.append((Inquest(error), left[:1]))
             self._settle_left(left[1:], None)  # those had not begun
 
@@ -179,8 +201,9 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
 
     def _settle_outcome(self, outcome: Outcome) -> None:
         self._alone[outcome.key] = outcome.cause
-        if outcome.peak_device_bytes:
-            stage = self._frontier.stages[outcome.key]
+        stage = self._frontier.stages[outcome.key]
+        self._fusing.learn(stage, outcome)
+        if outcome.peak_device_bytes and outcome.fused == 1:
             self._packing.shares.learn(stage, outcome.peak_device_bytes, outcome.device_bytes)
         self._listener.settle(self._frontier, outcome)
 

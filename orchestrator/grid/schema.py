@@ -181,6 +181,10 @@ class Run(Model):
 
     checkpoint_seconds: Number = Field(30.0, gt=0)
     pack: Whole = Field(8, ge=1, description="most cells that travel to a worker together")
+    fusing: Literal["measured", "always"] = Field(
+        "measured", description="where backend.fused allows it: train cells as one if that is faster, or in any case"
+    )
+    fused_cells: Whole = Field(16, ge=2, description="most cells that are trained as one")
     lease_seconds: Number = Field(60.0, gt=0, description="how long a silent run keeps its stages from others")
     max_failures: Whole = Field(
         2, ge=0, description="how often a stage is tried again after its worker process died, its node living on"

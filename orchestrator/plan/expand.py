@@ -10,6 +10,7 @@ from orchestrator.plan.datasets import source_of, stand_in
 from orchestrator.plan.pretexts import FactsOf, Pretexts
 from orchestrator.plan.stages import Cell, Labels, Plan, Stage, Study
 from trainables.settings import SECTIONS, ProbeSettings, parse
+from trainables.settings.fusing import why_not_fused
 
 
 def expand(grid: Grid, profile: str, facts_of: FactsOf) -> Plan:
@@ -54,6 +55,8 @@ class _Expansion:
                 kind: dials,
                 "backend": self.below.backend,
             }
+            if kind == "finetune" and why_not_fused(spec) is None:
+                spec["backend"] = self.below.cell_backend
             if kind == "probe":
                 n_train, problem = self.below.facts[column.dataset].probe_size(
                     fraction, parse(ProbeSettings, dials).shares

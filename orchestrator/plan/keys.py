@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from trainables.settings import as_before
 from trainables.versions import VERSIONS
 
 # One encoder for all: making one anew costs a quarter of a key.
@@ -46,8 +47,9 @@ def identity(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fin
 
 
 def meaning(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec without the places where its data lie, as the fingerprint tells their content, and without what is kept
-    of its result."""
+    """A spec without the places where its data lie, as the fingerprint tells their content, without what is kept of its
+    result, and without dials of the backend that came later and have the value that means what was before them."""
+    spec = as_before(spec)
     if "finetune" in spec.get("objective", {}):  # of a trial
         spec = {**spec, "objective": {**spec["objective"], "finetune": meaning(spec["objective"]["finetune"])}}
     if "panels" in spec:  # of an analysis

@@ -39,6 +39,7 @@ class Pretexts:
     Attributes:
         stages: all stages made so far by key, parents before children.
         studies: likewise.
+        backend: of all stages but the cells, whose is `cell_backend`.
         data: reader and options of each data set id. facts: what the machine has of it.
         noted: what the user should know of the settings.
     """
@@ -46,7 +47,8 @@ class Pretexts:
     def __init__(self, grid: Grid, profile: str, facts_of: FactsOf) -> None:
         self.grid, self.profile = grid, profile
         self.facts_of = facts_of
-        self.backend = check_section(SECTIONS["backend"], grid.backend)
+        self.cell_backend = check_section(SECTIONS["backend"], grid.backend)
+        self.backend = {**self.cell_backend, "fused": False}  # only finetunes can be fused
         self.stages: dict[str, Stage] = {}
         self.studies: dict[str, Study] = {}
         self.data = {d: data_spec(grid, d) for d in datasets_of(grid)}

@@ -14,7 +14,7 @@ from orchestrator.grid.schema import check_section
 from orchestrator.plan.cost import device_seconds
 from orchestrator.plan.keys import canonical, meaning, stage_key
 from orchestrator.plan.stages import Stage, Study
-from trainables.settings import PRETEXT_SETTINGS, PretrainSettings
+from trainables.settings import PRETEXT_SETTINGS, PretrainSettings, as_before
 from trainables.settings.training import LENGTH_DIALS
 
 TrialState = Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]  # the last only where Optuna is told
@@ -105,7 +105,7 @@ def trial_cost(spec: Mapping[str, Any]) -> float:
 def family(stage: Stage) -> str:
     """What trials that differ in their length only have in common: the longer one goes on from the shorter."""
     dials = {name: value for name, value in stage.spec["pretrain"].items() if name not in LENGTH_DIALS}
-    spec = {**stage.spec, "pretrain": dials, "rungs": None}
+    spec = {**as_before(stage.spec), "pretrain": dials, "rungs": None}
     return hashlib.sha256(canonical([spec, stage.parents, stage.fingerprint]).encode()).hexdigest()[:24]
 
 

@@ -14,10 +14,13 @@ from trainables.context import Context, Diverged, Result, StageError
 from trainables.data import DataError
 from trainables.downstream import finetune as stage
 from trainables.downstream.finetune import finetune
-from trainables.downstream.fused import finetune_fused, fusable, fused_shape
+from trainables.downstream.fused import finetune_fused
 from trainables.networks import build_network
 from trainables.randomness import seed_everything
 from trainables.settings import parse_network
+from trainables.settings.fusing import fused_shape, why_not_fused
+
+PER_CHANNEL = {"name": "sasa-resnet50-unet", "width": 16, "attention": "per-channel"}
 
 
 def spec(seed=0, n_train=8, *, scenario="random-init", frozen=False, reader="shapes", network=None, **finetune):
@@ -298,13 +301,13 @@ def test_shapes():
     for other in (spec(steps=7), spec(frozen=True), spec(network={"name": "conrec-unet", "width": 5})):
         assert fused_shape(other) != fused_shape(spec())
     assert json.loads(fused_shape(spec()))
-    assert fusable(spec()) and not fusable(spec(optimizer="lars"))
-    assert not fusable(spec(network={"name": "sasa-resnet50-unet", "width": 16, "attention": "per-channel"}))
+    assert why_not_fused(spec()) is None
 
 
 def test_what_cannot_be_fused_is_said(contexts):
     for specs, message in (
         ([spec(optimizer="lars")] * 2, "optimizer lars cannot be fused.*: adam, sgd"),
+        ([spec(network=PER_CHANNEL)] * 2, "expected attention: dot"),
         ([spec(), spec(steps=7)], "expected cells of one network, finetune, frozen, backend"),
     ):
         with pytest.raises(StageError, match=message):

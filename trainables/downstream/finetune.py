@@ -19,6 +19,7 @@ from trainables.losses.dice import dice_loss
 from trainables.losses.dice_bce import dice_bce_loss
 from trainables.networks import SegmentationNetwork, build_network, place, require_input_size
 from trainables.networks._base import takes_volumes
+from trainables.numeric import apply_backend
 from trainables.randomness import batch_indices, generator, seed_everything
 from trainables.settings import BackendSettings, FinetuneSettings, parse, parse_network
 from trainables.training import make_optimizer, train, use_backend
@@ -45,13 +46,15 @@ def finetune(spec: Mapping[str, Any], context: Context) -> Result:
         StageError: data, weights, scenario or sizes do not fit; Diverged: the loss was not finite.
         DataError: the data set is missing, faulty or too small (`trainables.data`).
     """
-    use_backend(parse(BackendSettings, spec.get("backend", {})))
+    backend = parse(BackendSettings, spec.get("backend", {}))
+    use_backend(backend)
     settings, seed = parse(FinetuneSettings, spec["finetune"]), int(spec["seed"])
     network, transferred = start(spec, context, seed)
     require_input_size(network, settings.input_size)
     parts = load_parts(spec["data"], settings, seed, context, validate=wanted(settings))
     require_fit(network, parts.training, spec)
     place(network, context.device)
+    apply_backend(network, backend, context.device)
     optimizer = make_optimizer(settings, network)
     steps, report_every = lengths(settings, len(parts.training))
     selection = Selection(settings, network, optimizer) if parts.validation is not None else None

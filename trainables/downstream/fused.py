@@ -7,49 +7,19 @@ leaves, and the others go on. Checkpoints are those of `finetune`: a cell goes o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainables.context import Context, StageError
 from trainables.data import DataError
-from trainables.downstream.finetune import LOSSES, finetune
+from trainables.downstream.finetune import finetune
 from trainables.downstream.fused_cell import Cell, Outcome
 from trainables.downstream.fused_training import train_fused
-from trainables.networks.fused import require_fusable_network
-from trainables.optimizers.fused import FUSABLE
-from trainables.settings import BackendSettings, FinetuneSettings, parse, parse_network
+from trainables.settings import BackendSettings, parse
+from trainables.settings.fusing import fused_shape, why_not_fused
 from trainables.training import use_backend
 
 SHARED = ("network", "finetune", "frozen", "backend")  # parts of a spec that cells have in common
-
-
-def fused_shape(spec: Mapping[str, Any]) -> str:
-    """A text that is equal for finetune stages which can be trained as one.
-
-    Raises:
-        StageError: this stage has to be run alone, and why.
-    """
-    network, settings = parse_network(spec["network"]), parse(FinetuneSettings, spec["finetune"])
-    backend = parse(BackendSettings, spec.get("backend", {}))
-    require_fusable_network(network)
-    if settings.optimizer not in FUSABLE:
-        raise StageError(
-            f"finetune.optimizer {settings.optimizer} cannot be fused with others; those that can: {', '.join(FUSABLE)}"
-        )
-    if settings.loss not in LOSSES:
-        raise StageError(f"no loss {settings.loss!r}; there are {', '.join(LOSSES)}")
-    parts = [network, settings, bool(spec.get("frozen", False)), backend]
-    return json.dumps([part if isinstance(part, bool) else vars(part) for part in parts], sort_keys=True)
-
-
-def fusable(spec: Mapping[str, Any]) -> bool:
-    """Whether `finetune_fused` takes this stage; `fused_shape` says why not."""
-    try:
-        fused_shape(spec)
-    except StageError:
-        return False
-    return True
 
 
 def finetune_fused(specs: Sequence[Mapping[str, Any]], contexts: Sequence[Context]) -> list[Outcome]:
@@ -71,6 +41,9 @@ def finetune_fused(specs: Sequence[Mapping[str, Any]], contexts: Sequence[Contex
         StageError: the shapes or the devices differ, or this shape cannot be fused.
         Whatever a context raises (a cancelled run, say), which ends all cells.
     """
+    for spec in specs:
+        if reason := why_not_fused(spec):
+            raise StageError(reason)
     if len({fused_shape(spec) for spec in specs}) > 1:
         raise StageError(f"finetune: expected cells of one {', '.join(SHARED)} to be trained as one, but they differ")
     if len({context.device for context in contexts}) > 1:

@@ -19,8 +19,10 @@ from trainables.downstream.fused_cell import Cell
 from trainables.downstream.fused_evaluation import evaluate_fused, validation_losses
 from trainables.downstream.warp import draw_warps, warp
 from trainables.networks.fused import FusedNetwork
+from trainables.numeric import apply_backend
 from trainables.optimizers.fused import FusedOptimizer
 from trainables.randomness import batch_indices, derive, generator
+from trainables.settings import BackendSettings, parse
 
 Draws = TypeVar("Draws")
 
@@ -56,7 +58,7 @@ class _Batch:
         self.cells = list(cells)
         self._device, settings = cells[0].context.device, cells[0].settings
         networks = [cell.network for cell in cells]
-        self._network = FusedNetwork(networks, self._device)
+        self._network = _fuse(cells, self._device)
         self._network.share(networks)
         self._network.train()
         states = [cell.optimizer_state for cell in cells]
@@ -142,7 +144,14 @@ class _Batch:
     def _network_of(self, cells: Sequence[Cell]) -> FusedNetwork:
         if len(cells) == len(self.cells):
             return self._network
-        return FusedNetwork([cell.network for cell in cells], self._device)
+        return _fuse(cells, self._device)
+
+
+def _fuse(cells: Sequence[Cell], device: torch.device) -> FusedNetwork:
+    """The networks of `cells` as one that computes as their backend says."""
+    network = FusedNetwork([cell.network for cell in cells], device)
+    apply_backend(network, parse(BackendSettings, cells[0].spec.get("backend", {})), device)
+    return network
 
 
 class _Feed:

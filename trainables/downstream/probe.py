@@ -19,6 +19,7 @@ from trainables.data.stack import load_stack
 from trainables.downstream.class_metrics import confusion_csv, confusion_matrix, summarise_classes
 from trainables.downstream.scenarios import transfer
 from trainables.networks import build_network, place, require_input_size
+from trainables.numeric import apply_backend
 from trainables.randomness import batch_indices, seed_everything
 from trainables.settings import BackendSettings, ProbeSettings, parse, parse_network
 from trainables.training import make_optimizer, train, use_backend
@@ -56,9 +57,11 @@ def probe(spec: Mapping[str, Any], context: Context) -> Result:
         StageError: weights or sizes do not fit; Diverged: the loss was not finite.
         DataError: the dataset is missing, faulty, without labels or too small.
     """
-    use_backend(parse(BackendSettings, spec.get("backend", {})))
+    backend = parse(BackendSettings, spec.get("backend", {}))
+    use_backend(backend)
     settings, seed = parse(ProbeSettings, spec["probe"]), int(spec["seed"])
     encoder, transferred = _encoder(spec, settings, context, seed)
+    apply_backend(nn.ModuleDict({"encoder": encoder}), backend, context.device)
     training, validation, evaluation, classes = _parts(spec["data"], settings, encoder, seed, context)
     seed_everything(seed, "head")
     head = nn.Linear(training.features.shape[1], len(classes)).to(context.device)
@@ -171,7 +174,7 @@ def pooled_features(encoder: nn.Module, images: Tensor, context: Context) -> Ten
     found = []
     for first in range(0, len(images), FEATURE_BATCH):
         batch = images[first : first + FEATURE_BATCH].to(context.device)
-        found.append(encoder(batch.float() / 255)[-1].mean(dim=(2, 3)))
+        found.append(encoder(batch.float() / 255)[-1].float().mean(dim=(2, 3)))
         context.progress(0, len(images))  # a stage that somebody took over ends here
     return torch.cat(found)
 

@@ -17,34 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from trainables.context import StageError
 from trainables.networks._base import SegmentationNetwork, place
-from trainables.settings import AnyNetworkSettings
-from trainables.settings.networks import SasaResNet50UNetSettings
 
-# Networks all of whose operations treat channels apart, or stand in `MULTIPLIED` or `BY_CHANNEL`; a test tries each.
-FUSABLE = (
-    "conrec-unet",
-    "resnet18-unet",
-    "resnet50-unet",
-    "sasa-resnet50-unet",
-    "classic-unet",
-    "casser-unet",
-    "genesis-unet3d",
-)
+# A network whose operations treat channels apart, or stand here, can be fused; a test tries each.
 MULTIPLIED = ("groups", "heads")  # what a layer of the fused network has K times as many of
 BY_CHANNEL = (torch.cat, torch.Tensor.mean, torch.mean)  # where they name dimension 1
-
-
-def require_fusable_network(settings: AnyNetworkSettings) -> None:
-    """Raise StageError, with the reason, where networks of these settings cannot be fused."""
-    if settings.name not in FUSABLE:
-        raise StageError(f"network {settings.name} cannot be fused with others; those that can: {', '.join(FUSABLE)}")
-    if isinstance(settings, SasaResNet50UNetSettings) and settings.attention != "dot":
-        raise StageError(
-            f"network {settings.name} with attention {settings.attention} cannot be fused with others, since it halves "
-            "its channels as a whole; expected attention: dot"
-        )
 
 
 class FusedNetwork(nn.Module):

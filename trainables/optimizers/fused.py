@@ -11,10 +11,6 @@ from torch import Tensor, nn
 from trainables.networks.fused import join
 from trainables.training import OptimizerDials, make_optimizer
 
-# They treat each number by itself, and what they take off is proportional to the learning rate. LARS does neither: its
-# rate is that of a whole tensor, and goes into its state.
-FUSABLE = ("adam", "sgd")
-
 
 class FusedOptimizer:
     """Steps all cells at once.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainables.context import Context, Result, StageError
 from trainables.networks import place
+from trainables.numeric import apply_backend
 from trainables.pretexts import Pretext, build_pretext
 from trainables.pretexts.samples import TRAINING, VALIDATION, Samples, load_samples
 from trainables.randomness import batch_indices, generator, seed_everything
@@ -21,6 +22,7 @@ from trainables.settings import (
     BackendSettings,
     PretextSettings,
     PretrainSettings,
+    as_before,
     parse,
     parse_network,
     parse_pretext,
@@ -54,7 +56,8 @@ def pretrain(spec: Mapping[str, Any], context: Context, measure: Measure | None 
         StageError: sizes, counts, targets or the prefix do not fit; Diverged: the loss was not finite.
         DataError: the data set is missing or faulty (`trainables.data`).
     """
-    use_backend(parse(BackendSettings, spec.get("backend", {})))
+    backend = parse(BackendSettings, spec.get("backend", {}))
+    use_backend(backend)
     settings, seed = parse(PretrainSettings, spec["pretrain"]), int(spec["seed"])
     method = parse_pretext(spec["pretext"])
     _check(settings)
@@ -65,6 +68,7 @@ def pretrain(spec: Mapping[str, Any], context: Context, measure: Measure | None 
     training, validation = _parts(samples, method, settings, seed)
     steps = _steps(settings, len(training))
     place(pretext, context.device)
+    apply_backend(pretext, backend, context.device)
     optimizer = make_optimizer(settings, pretext)
     identity = _identity(spec)
 
@@ -144,7 +148,7 @@ def _steps(settings: PretrainSettings, images: int) -> int:
 def _identity(spec: Mapping[str, Any]) -> str:
     """All of the spec but the dials that say how long to train."""
     dials = {name: value for name, value in spec["pretrain"].items() if name not in LENGTH_DIALS}
-    return json.dumps({**spec, "pretrain": dials}, sort_keys=True)
+    return json.dumps({**as_before(spec), "pretrain": dials}, sort_keys=True)
 
 
 def _metrics(history: list[dict[str, float]], own: str) -> dict[str, float]:

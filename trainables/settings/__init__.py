@@ -31,6 +31,7 @@ from trainables.settings.training import (
     FinetuneSettings,
     PretrainSettings,
     ProbeSettings,
+    as_before,
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "ReconstructionSettings",
     "SegmentationSettings",
     "SimCLRSettings",
+    "as_before",
     "dial",
     "parse",
     "parse_network",

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from trainables.settings._dial import dial
 
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """The numeric backend. Part of every key, because it may change digits."""
+    """The numeric backend. Part of every key, because it may change digits.
 
-    precision: Literal["float32"] = "float32"
+    `precision: bfloat16` runs networks under torch.autocast: products of matrices and convolutions in bfloat16, and the
+    maps between them. Weights, gradients, the optimiser's state, the statistics of batch norm, augmentation, losses and
+    tallies stay float32. Analyses and preparations compute in float32 always.
+    `threads`: of a stage on the CPU.
+    `compiled`: torch.compile of the networks' training step, with CUDA graphs on a GPU. A stage waits for the compiler
+    once (`python -m tests.benchmarks.backend` measures it, and what a step gains), so this is for long runs:
+    pretraining at the paper's sizes, not a finetune of a few hundred steps. Evaluation is never compiled, and neither
+    is a probe.
+    `fused`: finetune cells of equal shape may be trained as one batched model, whose digits depend on which cells are
+    trained together. Compiled cells are trained one at a time.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
     threads: int = dial(1, ge=1)
+    compiled: bool = False
+    fused: bool = False
+
+
+# Dials that came later, with the value that means what was before them: with it, a backend is written as it was then,
+# so that keys and states of runs stay valid.
+LATER_BACKEND_DIALS: dict[str, Any] = {"compiled": False, "fused": False}
+
+
+def as_before(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's spec, and that in a trial's objective, with its backend as it was written before the later dials."""
+    found = dict(spec)
+    if "backend" in found:
+        later = LATER_BACKEND_DIALS
+        kept = {name: value for name, value in found["backend"].items() if name not in later or value != later[name]}
+        found["backend"] = kept
+    if "finetune" in found.get("objective", {}):
+        found["objective"] = {**found["objective"], "finetune": as_before(found["objective"]["finetune"])}
+    return found
 
 
 # Runs that differ in these only are one run, stopped at different steps: the learning rate is constant, and every draw
