@@ -159,7 +159,7 @@ class LiveView(LineView):
 def running_table(beats: list[Mapping[str, Any]]) -> Table:
     """The stages in work: name, step, rate, node. In a narrow window the names are cut short, never the numbers."""
     rows = [_running(beat) for beat in sorted(beats, key=lambda b: float(b["started"]))[:SHOWN_RUNNING]]
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, show_header=bool(rows))  # very short stages are over before a look
     for number, (column, justify) in enumerate(_COLUMNS.items()):
         widest = max([len(column), *(len(row[number]) for row in rows)]) if number else None
         table.add_column(column, justify=justify, no_wrap=bool(number), min_width=widest, overflow="ellipsis")
