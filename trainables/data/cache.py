@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +38,31 @@ def write_json(path: Path, content: Any) -> None:
             Path(temporary).unlink(missing_ok=True)
     except OSError:
         pass
+
+
+@contextmanager
+def turn(lock: Path) -> Iterator[bool]:
+    """One process at a time does what stands inside; yields whether that is sure.
+
+    It only saves work (some network disks have no locks, a cache may be read-only): what is written inside must be
+    safe without it.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Waits until no other process has the lock."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True

@@ -73,7 +73,7 @@ def _open(data: Mapping[str, Any], context: Context) -> Listing:
     listing = open_dataset(data["reader"], context.data_root, data.get("options"), cache_dir=context.cache_dir)
     if listing.kind != "pictures" or not listing.pretrain:
         raise StageError(f"colorize: {listing.reader} ({listing.folder}) has no pictures to pretrain on; expected some")
-    found = survey(listing, cache_dir=context.cache_dir)
+    found = survey(listing, cache_dir=context.cache_dir, planned=context.fingerprint)
     found.check()
     context.check_data(data["reader"], found.fingerprint)
     return listing

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from trainables.data.listing import COLOUR, DataError, Listing, show_value
 
 VERSION = 1  # raise it when a pixel changes
+Values = NDArray[np.uint8] | NDArray[np.int32]
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
@@ -82,16 +83,22 @@ def as_image(picture: Image.Image) -> Image.Image:
 
 def digest(picture: Image.Image) -> str:
     """A digest of the pixels, equal for copies of a picture however they were compressed without loss."""
-    return hashlib.blake2b(f"{picture.size}".encode() + picture.tobytes(), digest_size=16).hexdigest()
+    found = hashlib.blake2b(f"{picture.size}".encode(), digest_size=16)
+    found.update(picture.tobytes())
+    return found.hexdigest()
 
 
-def as_mask(picture: Image.Image) -> NDArray[np.int32]:
-    """The pixel values of a mask, int32 [H, W]: grey level, palette number, or `colour_value` of a colour.
+def as_mask(picture: Image.Image) -> Values:
+    """The pixel values of a mask, [H, W]: grey level, palette number, or `colour_value` of a colour.
+
+    They are uint8 where the picture has no others, which is much faster to count and to translate, else int32.
 
     Raises:
         DataError: a mode that holds no class numbers, or a mask that is partly transparent.
     """
-    if picture.mode in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"):
+    if picture.mode in ("L", "P"):
+        return np.asarray(picture)
+    if picture.mode in ("1", "I", "I;16", "I;16B", "I;16L", "I;16N"):
         return np.asarray(picture).astype(np.int32)
     if picture.mode in ("LA", "RGBA"):
         if np.asarray(picture.getchannel("A")).min(initial=255) < 255:
@@ -117,14 +124,16 @@ def read(path: Path) -> bytes:
         raise DataError(f"cannot be read ({error.strerror}); expected a picture") from None
 
 
-def distinct(values: NDArray[np.int32]) -> NDArray[np.int64]:
+def distinct(values: Values) -> NDArray[np.int64]:
     """The values that occur, sorted; by counting where they are small, which is much faster than by sorting."""
-    if values.size and values.min() >= 0 and values.max() < 1 << 16:
+    if values.dtype == np.uint8 and values.ndim == 2:
+        return np.flatnonzero(Image.fromarray(values).histogram())
+    if _countable(values):
         return np.flatnonzero(np.bincount(values.ravel()))
     return np.unique(values).astype(np.int64)
 
 
-def translate(values: NDArray[np.int32], meaning: Mapping[int, int]) -> NDArray[np.uint8]:
+def translate(values: Values, meaning: Mapping[int, int]) -> NDArray[np.uint8]:
     """Pixel values to class numbers and 255 by `mask_values`.
 
     Raises:
@@ -133,8 +142,16 @@ def translate(values: NDArray[np.int32], meaning: Mapping[int, int]) -> NDArray[
     found = distinct(values)
     if unknown := [value for value in found.tolist() if value not in meaning]:
         raise DataError(unknown_values(unknown, meaning))
-    table = np.array([meaning[value] for value in found.tolist()], dtype=np.uint8)
-    return table[np.searchsorted(found, values)]
+    classes = np.array([meaning[value] for value in found.tolist()], dtype=np.uint8)
+    if not _countable(values):
+        return classes[np.searchsorted(found, values)]
+    table = np.zeros(int(found[-1]) + 1, np.uint8)
+    table[found] = classes
+    return table.take(values)
+
+
+def _countable(values: Values) -> bool:
+    return bool(values.size and values.min() >= 0 and values.max() < 1 << 16)
 
 
 def unknown_values(unknown: Sequence[int], meaning: Mapping[int, int]) -> str:

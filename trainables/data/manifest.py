@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainables.data import decode
-from trainables.data.cache import cache_folder, read_json, write_json
+from trainables.data.cache import cache_folder, read_json, turn, write_json
 from trainables.data.cubes import inspect_cubes
 from trainables.data.listing import DataError
 from trainables.data.scans import inspect_scan, scan_state
@@ -22,6 +22,7 @@ SAVE_SECONDS = 30.0
 
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]
+States = Mapping[str, tuple[int, int]]
 Wanted = Sequence[tuple[str, bool]]  # name relative to the folder, and whether it is a mask
 
 
@@ -39,9 +40,25 @@ def file_records(
         on_progress: called with (files done, files to decode) from the calling thread.
     """
     place = manifest_path(reader, folder, cache_dir)
-    manifest = _load(place)
     states = file_states(folder, {name for name, _ in wanted})
-    stale = [(name, mask) for name, mask in wanted if name in states and not _fresh(manifest, name, states, mask)]
+    manifest = _load(place)
+    if _stale(manifest, wanted, states):
+        # Workers that start at once decode each file once.
+        with turn(cache_folder(cache_dir) / "locks" / f"{place.stem}.lock"):
+            states = file_states(folder, {name for name, _ in wanted})
+            manifest = _load(place)
+            _refresh(manifest, place, folder, _stale(manifest, wanted, states), states, on_progress)
+    return {name: manifest[name] for name, _ in wanted if name in states}
+
+
+def _stale(manifest: dict[str, Record], wanted: Wanted, states: States) -> list[tuple[str, bool]]:
+    return [(name, mask) for name, mask in wanted if name in states and not _fresh(manifest, name, states, mask)]
+
+
+def _refresh(
+    manifest: dict[str, Record], place: Path, folder: Path, stale: Wanted, states: States, on_progress: Progress | None
+) -> None:
+    """Decode the stale files; their records go into the manifest and, now and then, into its file."""
     saved = time.monotonic()
     for done, (name, record) in enumerate(_inspect_all(folder, stale, states), start=1):
         manifest[name] = record
@@ -52,7 +69,6 @@ def file_records(
             saved = time.monotonic()
     if stale:
         _save(place, manifest)
-    return {name: manifest[name] for name, _ in wanted if name in states}
 
 
 def manifest_path(reader: str, folder: Path, cache_dir: Path | str | None = None) -> Path:
@@ -99,7 +115,7 @@ def _state(entry: os.DirEntry[str]) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _fresh(manifest: dict[str, Record], name: str, states: dict[str, tuple[int, int]], mask: bool) -> bool:
+def _fresh(manifest: dict[str, Record], name: str, states: States, mask: bool) -> bool:
     try:
         record = manifest[name]
         same = (record["size"], record["mtime_ns"]) == states[name] and record["sha256"] != ""  # "": it was unreadable
@@ -108,7 +124,7 @@ def _fresh(manifest: dict[str, Record], name: str, states: dict[str, tuple[int, 
         return False
 
 
-def _inspect_all(folder: Path, stale: Wanted, states: dict[str, tuple[int, int]]) -> Iterator[tuple[str, Record]]:
+def _inspect_all(folder: Path, stale: Wanted, states: States) -> Iterator[tuple[str, Record]]:
     records = in_threads(lambda job: _inspect(folder / job[0], states[job[0]], job[1]), stale)
     for (name, _), record in zip(stale, records, strict=True):
         yield name, record

@@ -115,7 +115,7 @@ def _open(data: Mapping[str, Any], context: Context) -> Listing:
     listing = open_dataset(data["reader"], context.data_root, data.get("options"), cache_dir=context.cache_dir)
     if len(listing.classes) != 2 or not listing.annotated or listing.kind != "pictures":
         raise StageError(f"car-patches: {data['reader']} is no task of one class; expected one, such as cityscapes-car")
-    found = survey(listing, cache_dir=context.cache_dir)
+    found = survey(listing, cache_dir=context.cache_dir, planned=context.fingerprint)
     found.check()
     context.check_data(data["reader"], found.fingerprint)
     return listing

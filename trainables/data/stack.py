@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainables.data import decode
-from trainables.data.cache import cache_folder
+from trainables.data.cache import cache_folder, turn
 from trainables.data.listing import IGNORE, DataError, Listing
 from trainables.data.survey import survey
 from trainables.data.threads import in_threads
@@ -155,7 +153,7 @@ def _stored(part: _Part, rows: Sequence[int], numbers: Sequence[int], fingerprin
     arrays = _mapped(part, folder, len(rows))
     if arrays is None:
         try:
-            with _turn(stacks / f"{folder.name}.lock") as alone:
+            with turn(stacks / f"{folder.name}.lock") as alone:
                 if alone:
                     _clear(folder)
                 arrays = _mapped(part, folder, len(rows)) or _make(part, folder, rows)
@@ -230,22 +228,6 @@ def _decoded(part: _Part, numbers: Sequence[int]) -> Arrays:
 def _fill(part: _Part, arrays: Mapping[str, NDArray[Any]], numbers: Sequence[int]) -> None:
     for _ in in_threads(lambda row: part.fill(arrays, row, numbers[row]), range(len(numbers))):
         pass
-
-
-@contextmanager
-def _turn(lock: Path) -> Iterator[bool]:
-    """One process at a time decodes; yields whether that is sure.
-
-    The lock only saves work (some network disks have none); the rename is what makes it safe.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        yield alone
 
 
 def _clear(folder: Path) -> None:

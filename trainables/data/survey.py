@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data import decode
-from trainables.data.cache import cache_folder, read_json, write_json
+from trainables.data.cache import cache_folder, read_json, turn, write_json
 from trainables.data.listing import IGNORE, OBJECT, DataError, Listing, show_value
 from trainables.data.manifest import VERSION as MANIFEST_VERSION
 from trainables.data.manifest import Progress, Record, file_records, file_states
+from trainables.data.threads import in_threads
 
 VERSION = 1  # of a kept verdict; raise it when the fingerprint or the problems of a dataset change
 SHOWN_PROBLEMS = 5
@@ -46,7 +47,13 @@ class Survey:
             raise DataError(shown + (f"\n  ... and {more} more problems" if more > 0 else ""))
 
 
-def survey(listing: Listing, *, cache_dir: Path | str | None = None, on_progress: Progress | None = None) -> Survey:
+def survey(
+    listing: Listing,
+    *,
+    cache_dir: Path | str | None = None,
+    on_progress: Progress | None = None,
+    planned: str | None = None,
+) -> Survey:
     """Decode every file of `listing` that changed since the last survey, and judge the whole.
 
     A verdict without problems is kept under a digest of the listing and of the files' sizes and times, so that a second
@@ -55,6 +62,8 @@ def survey(listing: Listing, *, cache_dir: Path | str | None = None, on_progress
     Args:
         cache_dir: where manifests are kept; default $TRANSFERGRID_CACHE, else ~/.cache/transfergrid.
         on_progress: called with (files done, files to decode) from the calling thread.
+        planned: the fingerprint that a plan was made for, which refuses faulty data. Pictures that have it were found
+            sound when the plan was made, so a node that sees them for the first time only hashes them.
     """
     if listing.draw is not None:
         return Survey(_fingerprint(listing, {}), (), dict)
@@ -64,15 +73,45 @@ def survey(listing: Listing, *, cache_dir: Path | str | None = None, on_progress
     def read() -> dict[str, Record]:
         return file_records(listing.reader, listing.folder, list(wanted), cache_dir, on_progress)
 
+    def keep(fingerprint: str) -> None:
+        if verdict == _verdict_path(listing, wanted, cache_dir):  # nothing changed meanwhile
+            write_json(verdict, {"fingerprint": fingerprint})
+
     verdict = _verdict_path(listing, wanted, cache_dir)
-    known = read_json(verdict)
-    if isinstance(known, dict) and isinstance(known.get("fingerprint"), str):
-        return Survey(known["fingerprint"], (), read)
+    known = _kept(verdict)
+    if known is None and planned is not None and listing.kind == "pictures":
+        with turn(cache_folder(cache_dir) / "locks" / f"{verdict.stem}.lock"):  # one of several workers hashes
+            known = _kept(verdict)
+            if known is None and _fingerprint(listing, _hashes(listing, [name for name, _ in wanted])) == planned:
+                known = planned
+                keep(known)
+    if known is not None:
+        return Survey(known, (), read)
     files = read()
     found = Survey(_fingerprint(listing, files), tuple(_problems(listing, files)), lambda: files)
-    if not found.problems and verdict == _verdict_path(listing, wanted, cache_dir):  # nothing changed meanwhile
-        write_json(verdict, {"fingerprint": found.fingerprint})
+    if not found.problems:
+        keep(found.fingerprint)
     return found
+
+
+def _kept(verdict: Path) -> str | None:
+    """The fingerprint of data that were found sound."""
+    content = read_json(verdict)
+    fingerprint = content.get("fingerprint") if isinstance(content, dict) else None
+    return fingerprint if isinstance(fingerprint, str) else None
+
+
+def _hashes(listing: Listing, names: Sequence[str]) -> dict[str, Record]:
+    """Of the records of pictures only the hash, without decoding; those that cannot be read are left out."""
+
+    def look(name: str) -> str | None:
+        try:
+            return hashlib.sha256(decode.read(listing.folder / name)).hexdigest()
+        except DataError:
+            return None
+
+    found = zip(names, in_threads(look, names), strict=True)
+    return {name: {"sha256": digest} for name, digest in found if digest is not None}
 
 
 def _verdict_path(listing: Listing, wanted: Iterable[tuple[str, bool]], cache_dir: Path | str | None) -> Path:
