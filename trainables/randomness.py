@@ -20,7 +20,11 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 
 def seed_everything(seed: int, *purpose: str | int) -> None:
     """Seed torch's own generators (initialisation, dropout), those of the accelerators included."""
-    torch.manual_seed(derive(seed, *purpose))
+    number = derive(seed, *purpose)
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # manual_seed would format a traceback at every step, for an accelerator that might still come to be
+        torch.default_generator.manual_seed(number)
 
 
 def batch_indices(count: int, batch: int, step: int, seed: int, *purpose: str | int) -> torch.Tensor:

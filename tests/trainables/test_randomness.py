@@ -53,6 +53,13 @@ def test_drawing_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_seed_everything_is_manual_seed_of_the_derived_number():
+    torch.manual_seed(derive(4, "step", 7))
+    expected = torch.rand(5)
+    seed_everything(4, "step", 7)
+    assert torch.equal(torch.rand(5), expected)
+
+
 def test_seed_everything_makes_dropout_a_function_of_the_step():
     def dropped(step):
         seed_everything(2, "step", step)

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from trainables.pretexts import photometric, views
+from trainables.pretexts import crops, photometric, views
 from trainables.pretexts.crops import draw_crops, resample
 from trainables.pretexts.views import Photometry, adjust, draw_photometry, two_views
 
@@ -145,7 +145,8 @@ def test_hue_is_torchvisions_for_grays_primaries_and_ties():
     levels = torch.tensor([0.0, 0.25, 0.5, 1.0])
     colours = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 8, 8)
     for shift in (-0.5, -0.2, -1 / 6, 0.1, 1 / 3, 0.5):
-        ours = photometric.shift_hue(colours.flatten(2), torch.tensor([shift])).view_as(colours)
+        ours = colours.clone()
+        photometric.hue_(ours.flatten(2), torch.tensor([shift]))
         torch.testing.assert_close(ours, TF.adjust_hue(colours, shift), atol=5e-6, rtol=0)
 
 
@@ -224,4 +225,26 @@ def test_pieces_give_what_the_whole_batch_gives(monkeypatch):
     images, draws = torch.rand((7, 3, 32, 32), generator=generator()), draw_photometry(7, generator(3))
     expected = adjust(images, draws)
     monkeypatch.setattr(views, "_CHUNK_PIXELS", 1)
-    torch.testing.assert_close(adjust(images, draws), expected, atol=1e-6, rtol=0)
+    assert torch.equal(adjust(images, draws), expected)
+
+
+def test_crops_are_the_first_that_fit_however_many_are_looked_at(monkeypatch):
+    boxes = torch.tensor([[0, 0, 96, 96], [30, 0, 7, 96], [0, 41, 96, 5], [3, 4, 40, 11]]).repeat(50, 1)
+    expected = draw_crops(boxes, generator(5))
+    for few in (1, 100):
+        monkeypatch.setattr(crops, "_USUAL_TRIES", few)
+        assert torch.equal(draw_crops(boxes, generator(5)), expected)
+    assert not torch.equal(expected, boxes)
+
+
+def test_the_grid_is_affine_grids():
+    """Digit for digit: weights of finished stages depend on it."""
+    boxes, flips = whole(5), torch.tensor([[False, True, True, False, True], [True, False, True, False, False]])
+    drawn = torch.stack([draw_crops(boxes, generator(seed)) for seed in (1, 2)])
+    top, left, height, width = drawn.flatten(0, 1).double().div(SIDE).unbind(1)
+    theta = torch.zeros(10, 2, 3, dtype=torch.float64)
+    theta[:, 0, 0], theta[:, 0, 2] = torch.where(flips.flatten(), -width, width), 2 * left + width - 1
+    theta[:, 1, 1], theta[:, 1, 2] = height, 2 * top + height - 1
+    theirs = torch.nn.functional.affine_grid(theta.float(), [10, 3, SIZE, SIZE], align_corners=False)
+    ours = crops._grid(drawn, flips, SIDE, SIZE, torch.device("cpu")).view(5, 2, SIZE, SIZE, 2).transpose(0, 1)
+    assert torch.equal(ours.flatten(0, 1), theirs)

@@ -73,9 +73,9 @@ def augment(images: Tensor, masks: Tensor, boxes: Tensor, crops: Crops) -> tuple
                         _normalised(y, size)[:, :, None].expand(-1, -1, size)], dim=-1)  # fmt: skip
     sampled = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=True)
     sampled = sampled.round_().mul_(inside[:, None]).div_(255)
-    rows, columns = y.round().long()[:, :, None], x.round().long()[:, None, :]
-    picked = masks[torch.arange(len(masks), device=device)[:, None, None], rows, columns]
-    return sampled, picked.masked_fill(~inside, IGNORED)
+    pixels = (y.round().long() * size)[:, :, None] + x.round().long()[:, None, :]
+    picked = masks.flatten(1).gather(1, pixels.flatten(1)).view_as(masks)
+    return sampled, picked.masked_fill_(~inside, IGNORED)
 
 
 def _sources(

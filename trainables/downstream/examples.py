@@ -145,7 +145,7 @@ def load_parts(
         DataError: the dataset is missing, faulty or too small.
     """
     listing = open_dataset(data["reader"], context.data_root, data.get("options"))
-    found = survey(listing, cache_dir=context.cache_dir)
+    found = survey(listing, cache_dir=context.cache_dir, planned=context.fingerprint)
     found.check()
     context.check_data(data["reader"], found.fingerprint)
     parts = split(listing, data.get("fraction"), data.get("n_train"), seed)

@@ -141,7 +141,7 @@ def _parts(
 ) -> tuple[Part, Part, Part, tuple[str, ...]]:
     """Training, validation and evaluation part, and the names of the classes."""
     listing = open_dataset(data["reader"], context.data_root, data.get("options"))
-    found = survey(listing, cache_dir=context.cache_dir)
+    found = survey(listing, cache_dir=context.cache_dir, planned=context.fingerprint)
     found.check()
     context.check_data(data["reader"], found.fingerprint)
     parts = split_probe(listing, data.get("fraction"), settings.shares, seed)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainables.devices import move
 from trainables.pretexts import photometric
@@ -58,26 +58,48 @@ def two_views_by(
         generator: of the CPU; the only source of randomness.
         shared: the same draws for all images of a view, as where torchvision gets a whole batch.
     """
+    draws = [_draw(recipe, boxes, generator, shared) for _ in range(2)]
+    if recipe.crop_first:
+        crops, flips = (torch.stack([getattr(draw, name) for draw in draws]) for name in ("crops", "flips"))
+        views = resample(images, boxes, crops, flips, size, mode="bilinear")
+        first, second = _colours(recipe, views, torch.cat([draw.colours for draw in draws])).chunk(2)
+        return first, second
     pictures = _without_padding(images, boxes)
-    first, second = (_view(recipe, pictures, boxes, size, generator, shared) for _ in range(2))
+    first, second = (
+        resample(_coloured(recipe, pictures, draw.colours), boxes, draw.crops[None], draw.flips[None], size,
+                 mode="bilinear")
+        for draw in draws
+    )  # fmt: skip
     return first, second
 
 
-def _view(recipe: Recipe, images: Tensor, boxes: Tensor, size: int, generator: torch.Generator, shared: bool) -> Tensor:
-    count = len(images)
+class _Draw(NamedTuple):
+    """Of one view of N images: crops int64 [N, 4], flips bool [N], uniform numbers [N, 12] for the colours."""
+
+    crops: Tensor
+    flips: Tensor
+    colours: Tensor
+
+
+def _draw(recipe: Recipe, boxes: Tensor, generator: torch.Generator, shared: bool) -> _Draw:
+    count = len(boxes)
     drawn = 1 if shared else count
     uniform = torch.rand((drawn, 13), generator=generator).expand(count, -1)
     tries = torch.rand((4, drawn, CROP_TRIES), generator=generator, dtype=torch.float64).expand(4, count, -1)
-    crops = resized_crops(boxes, tries, recipe.area)[None]
-    flips = (uniform[:, 12] < recipe.flip)[None]
-    if recipe.crop_first:
-        return _colours(recipe, resample(images, boxes, crops, flips, size, mode="bilinear"), uniform)
-    coloured = _colours(recipe, images / 255, uniform)
-    return resample(coloured * 255, boxes, crops, flips, size, mode="bilinear")
+    return _Draw(resized_crops(boxes, tries, recipe.area), uniform[:, 12] < recipe.flip, uniform[:, :12])
+
+
+def _coloured(recipe: Recipe, pictures: Tensor, uniform: Tensor) -> Tensor:
+    """New pictures [N, 3, S, S] in [0, 255]; only those whose colours change are worked on."""
+    shares = torch.tensor([recipe.jitter, recipe.grayscale, recipe.blur])
+    rows = (uniform[:, [0, 9, 10]] < shares).any(dim=1).nonzero()[:, 0]
+    there = move(rows, pictures.device)
+    coloured = _colours(recipe, pictures.index_select(0, there).div_(255), uniform[rows])
+    return pictures.index_copy(0, there, coloured.mul_(255))
 
 
 def _colours(recipe: Recipe, images: Tensor, uniform: Tensor) -> Tensor:
-    """Jitter in random order, grayscale, blur: images [N, 3, H, W] in [0, 1], uniform [N, >= 12] on the CPU."""
+    """Jitter in random order, grayscale, blur of images [N, 3, H, W] in [0, 1]; uniform numbers [N, 12], on the CPU."""
     jittered = uniform[:, :1] < recipe.jitter
     factors = 1 + torch.tensor(recipe.strength) * (2 * uniform[:, 1:4] - 1)
     photometry = Photometry(
@@ -92,16 +114,14 @@ def _colours(recipe: Recipe, images: Tensor, uniform: Tensor) -> Tensor:
     if len(rows):
         sigmas = recipe.sigma[0] + (recipe.sigma[1] - recipe.sigma[0]) * uniform[rows, 11]
         there = move(rows, images.device)
-        pixels.index_copy_(0, there, _blur(pixels[there], sigmas, recipe.radius))
+        pixels.index_copy_(0, there, _blur(pixels.index_select(0, there), sigmas, recipe.radius))
     return pixels
 
 
 def _blur(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
     """Gaussian blur, the image reflected beyond its border, as torchvision's."""
-    radius = min(radius, images.shape[2] - 1)
-    padded = F.pad(images, [radius] * 4, mode="reflect")
-    blurred = photometric.blur(padded, move(photometric.blur_kernels(sigmas, radius), images.device))
-    return blurred[:, :, radius:-radius, radius:-radius]
+    kernels = photometric.blur_kernels(sigmas, min(radius, images.shape[2] - 1))
+    return photometric.blur(images, move(kernels, images.device), reflect=True)
 
 
 def resized_crops(boxes: Tensor, uniform: Tensor, least_area: float) -> Tensor:

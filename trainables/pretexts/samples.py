@@ -93,7 +93,7 @@ def _listed(data: Mapping[str, Any], needs: frozenset[str], size: int, context: 
     if made := sorted(needs & {"colored", "cubes"}):
         raise StageError(f"{source}: the pretext needs {_WHAT[made[0]]}; expected those of a prepare stage")
     numbers = [n for n in listing.pretrain if _has(listing, n, needs)]
-    found = survey(listing, cache_dir=context.cache_dir)
+    found = survey(listing, cache_dir=context.cache_dir, planned=context.fingerprint)
     found.check()
     context.check_data(data["reader"], found.fingerprint)
     stack = load_stack(

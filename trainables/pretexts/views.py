@@ -21,6 +21,9 @@ FLIP, JITTER, GRAYSCALE, BLUR = 0.5, 0.8, 0.2, 0.5  # probabilities
 STRENGTH = (0.8, 0.8, 0.8)  # brightness, contrast, saturation: factors 1 +- this
 HUE_SHIFT = 0.2  # turns
 SIGMA = (0.1, 2.0)  # pixels
+_BLENDS = 3  # of a jitter: brightness, contrast, saturation
+_NO_TURN = _BLENDS + 1  # behind every place of a turn
+_BLUR_PIECE = 8  # views; on a CPU every new shape of a convolution costs milliseconds once
 _CHUNK_PIXELS = 2**17  # on a CPU, views are worked on in pieces that stay in its cache
 
 
@@ -104,39 +107,44 @@ def _adjust(images: Tensor, photometry: Photometry) -> Tensor:
     device = images.device
     pixels = _jitter(images.flatten(2), photometry)
     if (rows := _rows(photometry.gray, device)) is not None:
-        pixels.index_copy_(0, rows, photometric.grayscale(pixels[rows]))
+        pixels.index_copy_(0, rows, photometric.grayscale(pixels.index_select(0, rows)))
     result = pixels.view_as(images)
     blurred = photometry.sigmas > 0
     radius = photometric.blur_radius(images.shape[2])
     if radius > 0 and (rows := _rows(blurred, device)) is not None:
         kernels = move(photometric.blur_kernels(photometry.sigmas[blurred], radius), device)
-        result.index_copy_(0, rows, photometric.blur(result[rows], kernels))
+        piece = _BLUR_PIECE if device.type == "cpu" else len(rows)
+        for some, own in zip(rows.split(piece), kernels.split(piece), strict=True):
+            result.index_copy_(0, some, photometric.blur(result.index_select(0, some), own))
     return result
 
 
 def _jitter(pixels: Tensor, photometry: Photometry) -> Tensor:
-    """A new tensor. Views that are left alone come out as they went in, to the last digit, so where they are most of
-    all the others are taken out for it."""
-    jittered = (photometry.factors != 1).any(dim=1) | (photometry.shifts != 0)
-    if 2 * int(jittered.sum()) > len(jittered):
-        return _jitter_all(pixels, photometry)
-    result = pixels.clone()
-    if (rows := _rows(jittered, pixels.device)) is not None:
-        result.index_copy_(0, rows, _jitter_all(pixels[rows], photometry[jittered]))
-    return result
+    """New views [V, 3, P]; those that are left alone come out as they went in, to the last digit.
 
-
-def _jitter_all(pixels: Tensor, photometry: Photometry) -> Tensor:
+    A view that is jittered has three blends and one turn of its hue, anywhere among them. Laid out so that all turns
+    come at the same time, the blends lie in three columns before it and three after it. With the views sorted by their
+    turns' places, each column is a run of neighbours, and everything is done in place.
+    """
     device = pixels.device
-    factors = torch.cat([photometry.factors, torch.ones_like(photometry.shifts)[:, None]], dim=1)
-    matrices, offsets = (move(t, device) for t in photometric.blend_matrices(photometry.order, factors))
-    shifts = move(photometry.shifts, device)
-    for position in range(photometry.order.shape[1]):
-        pixels = photometric.blend(pixels, matrices[:, position], offsets[:, position])
-        turn = (photometry.order[:, position] == photometric.HUE) & (photometry.shifts != 0)
-        if (rows := _rows(turn, device)) is not None:
-            pixels.index_copy_(0, rows, photometric.shift_hue(pixels[rows], shifts[rows]))
-    return pixels
+    turned, order = photometry.shifts != 0, photometry.order
+    place = torch.where(turned, (order == photometric.HUE).int().argmax(dim=1), _NO_TURN)
+    place[~turned & (photometry.factors == 1).all(dim=1)] = -1
+    place, ranked = place.sort(descending=True, stable=True)
+    count, *later, first = (int((place >= least).sum()) for least in range(_NO_TURN + 1))
+    rows, place = ranked[:count], place[:count, None].clamp(max=_BLENDS)
+    blends = order[rows][order[rows] != photometric.HUE].view(-1, _BLENDS)
+    matrices, offsets = photometric.blend_matrices(blends, photometry.factors[rows])
+    chosen = torch.arange(count)[:, None], (place - _BLENDS + torch.arange(2 * _BLENDS)).clamp(0, _BLENDS - 1)
+    matrices, offsets = move(matrices[chosen], device), move(offsets[chosen], device)
+    views = pixels.index_select(0, move(ranked, device))
+    befores, afters = ([slice(0, end) for end in later[::-1]], [slice(start, count) for start in later[::-1]])
+    for column, run in enumerate(befores + afters):
+        if column == _BLENDS and first < count:
+            photometric.hue_(views[first:count], move(photometry.shifts[rows], device)[first:])
+        if run.start < run.stop:
+            photometric.blend_(views[run], matrices[run, column], offsets[run, column])
+    return views.index_select(0, move(ranked.argsort(), device))
 
 
 def _rows(chosen: Tensor, device: torch.device) -> Tensor | None:
