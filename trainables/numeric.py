@@ -18,9 +18,10 @@ from trainables.context import StageError
 from trainables.networks import SegmentationNetwork
 from trainables.settings import BackendSettings
 
-# torch.compile's: the draws of dropout are those without a compiler. CUDA graphs ("triton.cudagraphs": True) are left
-# out until their gain has been measured.
-OPTIONS: dict[str, Any] = {"fallback_random": True}
+# torch.compile's, as far as this torch has them: dropout draws as without a compiler, and no kernel is chosen by a
+# stopwatch where that changes digits. CUDA graphs ("triton.cudagraphs": True) are left out until their gain has been
+# measured.
+OPTIONS: dict[str, Any] = {"fallback_random": True, "deterministic": True}
 
 
 class Call(NamedTuple):
@@ -91,8 +92,10 @@ def _in_bfloat16(function: Callable[..., Any], device_type: str, last: bool) -> 
 def _compiled_in_training(function: Callable[..., Any]) -> Callable[..., Any]:
     """A method compiled for training mode, where all batches have one shape; evaluation takes few and uneven ones."""
     from torch._dynamo.exc import TorchDynamoException  # takes a second
+    from torch._inductor import list_options
 
-    compiled = torch.compile(function, dynamic=False, options=dict(OPTIONS))
+    options = {name: value for name, value in OPTIONS.items() if name in list_options()}
+    compiled = torch.compile(function, dynamic=False, options=options)
 
     def call(self: nn.Module, *inputs: Any) -> Any:
         if not self.training:

@@ -62,6 +62,11 @@ class Fusing:
             return fused.handed_out <= alone.handed_out
         return fused.slowness < alone.slowness
 
+    def settled(self, stage: Stage) -> bool:
+        """Whether it is known by now which way is the faster one for stages like this."""
+        alone, fused = self._paces[self.shape(stage) or ""]
+        return self._choice == "always" or None not in (alone.slowness, fused.slowness)
+
     def handed_out(self, pack: Iterable[Stage], share: float, *, fused: bool) -> None:
         """These stages run on `share` of a device."""
         for stage in pack:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan.keys import canonical
 from orchestrator.plan.stages import Stage
+from trainables.settings import as_before
 
 if TYPE_CHECKING:
     from orchestrator.grid.schema import Run
@@ -79,7 +80,7 @@ def memory_class(stage: Stage) -> str:
     Whatever is not known to be without effect counts, so that a new setting can only split a class, never mix two.
     """
     kind = "pretrain" if stage.kind == "trial" and "objective" not in stage.spec else stage.kind
-    return canonical([kind, _relevant(stage.spec)])
+    return canonical([kind, _relevant(as_before(stage.spec))])
 
 
 def _relevant(value: Any) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from orchestrator.plan.keys import meaning
 from orchestrator.results import ResultsError
 from orchestrator.results.collected import Collected
 from orchestrator.results.references import SCALES
@@ -186,7 +187,7 @@ def _reasons(one: Mapping[str, Any], two: Mapping[str, Any], key: str, other: st
     if a is None or b is None:
         yield "unknown, their plans have no such stage"
         return
-    told = list(_settings(a["spec"], b["spec"]))
+    told = list(_settings(meaning(a["spec"]), meaning(b["spec"])))
     if a["fingerprint"] != b["fingerprint"]:
         told.append("other files of the data set")
     if not told and a["parents"] != b["parents"]:

@@ -94,7 +94,7 @@ WRONG = {
     "no decoding task": (*end("pretexts: {conrec: {tasks: []}}"), 14, "tasks: expected at least one entry"),
     "no metric at all": (*end("table: {value: []}"), 14, "table.value: expected at least one entry"),
     "unknown choice": (*end("pretrain: {optimizer: adamw}"), 14, "expected 'lars', 'adam' or 'sgd', but got 'adamw'"),
-    "unknown precision": (*end("backend: {precision: bf16}"), 14, "backend.precision: expected 'float32', but got"),
+    "unknown precision": (*end("backend: {precision: bf16}"), 14, "expected 'float32' or 'bfloat16', but got 'bf16'"),
     "unknown unit": (*end("table: {unit: percentage}"), 14, "table.unit: expected 'percent' or 'fraction'"),
     "unknown axis of the table": (*end("table: {index: [modell]}"), 14, "table.index.0: expected 'scenario', 'model'"),
     # Missing keys
