@@ -1,12 +1,12 @@
 """Local attention over 7x7 neighbours of 56x56x256, forward and backward: ours against plain unfolding, one thread.
 
-    python -m tests.benchmarks.sasa [--side 56] [--channels 256] [--heads 8] [--batch 1] [--repeats 5]
+    python -m tests.benchmarks.sasa [--side 56] [--channels 256] [--heads 8] [--batch 1] [--repeats 5] [--device cpu]
 
 Each line is a variant of the attention; peer and ours are timed in turns, so that other load on the machine hits all
 alike; processor time, medians, and the peak of memory that each holds beyond its input. The *limit* of `dot` is its
 multiplications alone (forward 2 products, backward 4) as dense matrix products of the same count; that of `per-channel`
 its exponentials alone, once forward and once backward. `einsum` is the unfolding with a matrix product for each pixel
-instead of a sum of products.
+instead of a sum of products. With `--device cuda` times are of the clock, and memory is what torch has allocated there.
 """
 
 from __future__ import annotations
@@ -76,28 +76,41 @@ PEERS: dict[str, dict[str, Attention]] = {
 }
 
 
-def limit(variant: str, shape: tuple[int, ...], kernel: int, heads: int) -> Callable[[bool], object]:
+def limit(
+    variant: str, shape: tuple[int, ...], kernel: int, heads: int, device: torch.device
+) -> Callable[[bool], object]:
     """What no implementation can do without, as a function of whether there is a backward pass."""
     n, channels, height, width = shape
     if variant == "per-channel":
-        logits = torch.rand(kernel, n * channels * height * width // 8) - 1
+        logits = torch.rand(kernel, n * channels * height * width // 8, device=device) - 1
         out = torch.empty_like(logits)
         return lambda backward: [torch.exp(logits, out=out) for _ in range(8 * kernel * (2 if backward else 1))]
     # 48 queries that share 49 keys: as many multiplications a query as its window has.
     groups = n * heads * -(-height * width // 48)
-    query, key = torch.rand(groups, 48, channels // heads), torch.rand(groups, kernel * kernel, channels // heads)
-    logits = torch.empty(groups, 48, kernel * kernel)
+    query, key = (torch.rand(groups, count, channels // heads, device=device) for count in (48, kernel * kernel))
+    logits = torch.empty(groups, 48, kernel * kernel, device=device)
     return lambda backward: [torch.bmm(query, key.mT, out=logits) for _ in range(6 if backward else 2)]
 
 
-def seconds(run: Callable[[], object]) -> float:
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        run()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - began
     started = time.process_time()
     run()
     return time.process_time() - started
 
 
-def peak_megabytes(run: Callable[[], object]) -> float:
-    """The most resident memory during `run` beyond that at its start, sampled every millisecond."""
+def peak_megabytes(run: Callable[[], object], device: torch.device) -> float:
+    """The most resident memory during `run` beyond that at its start, sampled every millisecond; of a GPU its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - held) / 2**20
     status, most, stop = Path("/proc/self/statm"), 0, threading.Event()
 
     def resident() -> int:
@@ -132,25 +145,29 @@ def trial(attend: Attention, inputs: list[Tensor], layer: LocalAttention, backwa
 
 
 def report(variant: str, options: argparse.Namespace) -> None:
-    shape = (options.batch, options.channels, options.side, options.side)
+    device, shape = torch.device(options.device), (options.batch, options.channels, options.side, options.side)
     layer = LocalAttention(8, options.channels, heads=options.heads, kernel=options.kernel, attention=variant)
-    planar = [torch.randn(shape).requires_grad_() for _ in range(3)]
-    last = [x.detach().to(memory_format=torch.channels_last).requires_grad_() for x in planar]
-    floor = limit(variant, shape, options.kernel, options.heads)
+    layer.to(device)
+    planar = [torch.randn(shape, device=device).requires_grad_() for _ in range(3)]
+    ours_like = torch.channels_last if device.type == "cpu" else torch.contiguous_format  # as `networks.place` has it
+    last = [x.detach().to(memory_format=ours_like).requires_grad_() for x in planar]
+    floor = limit(variant, shape, options.kernel, options.heads, device)
+    digits = 0 if device.type == "cpu" else 2
     for backward in (False, True):
         ours = trial(ATTENTION[variant], last, layer, backward)
         runs = {name: trial(peer, planar, layer, backward) for name, peer in PEERS[variant].items()}
         runs |= {"ours": ours, "limit": lambda b=backward: floor(b)}
-        memory = {name: peak_megabytes(run) for name, run in runs.items() if name != "limit"}
+        memory = {name: peak_megabytes(run, device) for name, run in runs.items() if name != "limit"}
         times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(options.repeats):
             for name, run in runs.items():
-                times[name].append(seconds(run))
+                times[name].append(seconds(run, device))
         took = {name: 1e3 * statistics.median(values) for name, values in times.items()}
         for name in PEERS[variant]:
             print(
-                f"{variant} {'forward+backward' if backward else 'forward'} | {name} {took[name]:.0f} ms, "
-                f"{memory[name]:.0f} MB | {took['ours']:.0f} ms, {memory['ours']:.0f} MB | {took['limit']:.0f} ms | "
+                f"{variant} {'forward+backward' if backward else 'forward'} | {name} {took[name]:.{digits}f} ms, "
+                f"{memory[name]:.0f} MB | {took['ours']:.{digits}f} ms, {memory['ours']:.0f} MB | "
+                f"{took['limit']:.{digits}f} ms | "
                 f"{took[name] / took['ours']:.1f}"
             )
 
@@ -160,10 +177,12 @@ def main() -> None:
     defaults = {"side": 56, "channels": 256, "heads": 8, "kernel": 7, "batch": 1, "repeats": 5}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}; batch {options.batch}, 1 thread, medians of {options.repeats}")
+    gpu = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "CPU"
+    print(f"torch {torch.__version__}, {gpu}; batch {options.batch}, 1 thread, medians of {options.repeats}")
     print("variant | peer | ours | limit | ratio")
     for variant in PEERS:
         report(variant, options)

@@ -30,12 +30,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.common import header
+from tests.benchmarks.memory import Watch, memory_at
 from tests.benchmarks.trivial_stage import CELL, PARENT, POINTS
 
 FAMILY = 100  # cells below one parent
@@ -64,58 +64,6 @@ def stages(cells: int) -> dict[str, Any]:
         parent = add(PARENT, f"parent {family}", family, {})
         for cell in range(min(FAMILY, cells - family * FAMILY)):
             add(CELL, f"cell {family} {cell}", family * FAMILY + cell, {"pretrain": parent})
-    return found
-
-
-class Watch(threading.Thread):
-    """Memory of this process and of its largest worker, in MB, twice a second."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.driver: list[tuple[float, float]] = [(time.time(), _memory(os.getpid()))]
-        self.worker: list[tuple[float, float]] = []
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(0.5):
-            self.driver.append((time.time(), _memory(os.getpid())))
-            if found := [_memory(pid) for pid in _workers()]:
-                self.worker.append((time.time(), max(found)))
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
-
-
-def _at(samples: list[tuple[float, float]], when: float) -> float:
-    """The last sample before a moment."""
-    return next((value for at, value in reversed(samples) if at <= when), samples[0][1] if samples else 0.0)
-
-
-def _memory(pid: int) -> float:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
-def _workers() -> list[int]:
-    """Ray's workers below this process: it starts the raylet, which starts them."""
-    children: dict[int, list[int]] = {}
-    names: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-                names[int(entry.name)] = (entry / "cmdline").read_text()
-            except OSError:
-                continue
-            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    waiting, found = [os.getpid()], []
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        waiting += below
-        found += [pid for pid in below if names[pid].startswith("ray::")]
     return found
 
 
@@ -158,8 +106,9 @@ def ours(cells: int, pack: int, folder: Path) -> dict[str, Any]:
     return {
         "cells": len(graph), "wall": wall, "start": ended[0] - began, "engine": ended[-1] - ended[0],
         "mlflow": written[-1] - written[0], "mlflow_busy": sum(written[1::2]) - sum(written[::2]),
-        "driver_early": _at(watch.driver, early), "driver_end": _at(watch.driver, last),
-        "worker_early": _at(watch.worker, early), "worker_end": _at(watch.worker, ended[-1]),
+        "driver_early": memory_at(watch.driver, early), "driver_end": memory_at(watch.driver, last),
+        "worker_early": memory_at(watch.largest_worker, early),
+        "worker_end": memory_at(watch.largest_worker, ended[-1]),
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ class Clock(Context):
     The stage is to have two steps more, so that neither the checkpoint nor the curve's last point falls in between.
     """
 
+    warm_up = WARM_UP
     measured = 0
     done = 0
 
@@ -32,13 +33,13 @@ class Clock(Context):
         self.checkpoint = 0.0
 
     def progress(self, step: int, steps: int) -> None:
-        assert steps == WARM_UP + self.measured + 2, "the stage does not train as many steps as it was asked to"
+        assert steps == self.warm_up + self.measured + 2, "the stage does not train as many steps as it was asked to"
         self.done = step
-        if step in (WARM_UP, steps - 2, steps - 1):
+        if step in (self.warm_up, steps - 2, steps - 1):
             self.marks[step] = Mark.now(self.device)
 
     def checkpoint_due(self) -> bool:
-        return self.done == WARM_UP + self.measured
+        return self.done == self.warm_up + self.measured
 
     def save(self, state: dict[str, Any]) -> None:
         began = time.perf_counter()
@@ -95,8 +96,8 @@ class Timing:
         return cls(steps, last.wall - first.wall, last.cpu - first.cpu, parts)
 
 
-def time_steps(step: Callable[[], object], steps: int, device: torch.device) -> Timing:
-    for _ in range(WARM_UP):
+def time_steps(step: Callable[[], object], steps: int, device: torch.device, warm_up: int = WARM_UP) -> Timing:
+    for _ in range(warm_up):
         step()
     first = Mark.now(device)
     for _ in range(steps):

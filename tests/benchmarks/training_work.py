@@ -196,18 +196,18 @@ def first_answer(function: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-def time_stage(setup: Setup, work: str, steps: int) -> tuple[Timing, Mapping[str, Tensor]]:
+def time_stage(setup: Setup, work: str, steps: int, warm_up: int = WARM_UP) -> tuple[Timing, Mapping[str, Tensor]]:
     """(timing, weights) of the stage's own function; its data are decoded already if it ran before."""
-    spec, context = setup.spec(work, WARM_UP + steps + 2), setup.context(Clock)
+    spec, context = setup.spec(work, warm_up + steps + 2), setup.context(Clock)
     assert isinstance(context, Clock)
-    context.measured = steps
+    context.warm_up, context.measured = warm_up, steps
     shutil.rmtree(context.work_dir, ignore_errors=True)  # a checkpoint of the run before
     began = time.perf_counter()
     result = (finetune if work == "finetune" else pretrain)(spec, context)
     assert context.checkpoint > 0 and result.facts["resumed_from"] == 0
-    first, last = context.marks[WARM_UP], context.marks[WARM_UP + steps]
+    first, last = context.marks[warm_up], context.marks[warm_up + steps]
     each = (last.wall - first.wall) / steps
-    point = max(0.0, context.reports[WARM_UP + steps + 2] - context.marks[WARM_UP + steps + 1].wall - each)
+    point = max(0.0, context.reports[warm_up + steps + 2] - context.marks[warm_up + steps + 1].wall - each)
     start = max(0.0, context.reports[0] - point - began)
     parts = {"start": start, "checkpoint": context.checkpoint, "point": point}
     return Timing.between(steps, first, last, **parts), result.weights

@@ -34,10 +34,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.common import Report, header, spread
 from tests.benchmarks.whole_grid_cells import SEVERAL, Cells, Ran, read_ran
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "ray", "mlflow", "hydra-core", "hydra-joblib-launcher")
 DEFAULT_ONLY = ("dataset=flowers17", "fraction=0.05", "fraction=0.2", "seed=0", "seed=1")
 DEFAULT_SET = ("pretrain.steps=60", "finetune.steps=6")
+Beside = Callable[[int], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,12 @@ def cells_of(options: argparse.Namespace, folder: Path) -> Cells:
     return Cells.of(plan.stages, list(keys), options.data_root)
 
 
-def ours(options: argparse.Namespace, cells: Cells, folder: Path) -> Figures:
-    """`run_grid` itself, and what its store says of the stages."""
+def ours(options: argparse.Namespace, cells: Cells, folder: Path, beside: Beside = nullcontext) -> Figures:
+    """`run_grid` itself, and what its store says of the stages.
+
+    Args:
+        beside: entered with the process id of `run_grid` while it runs.
+    """
     from datetime import datetime
 
     from orchestrator.record.store import open_store
@@ -101,7 +107,7 @@ def ours(options: argparse.Namespace, cells: Cells, folder: Path) -> Figures:
     store = folder / "runs"
     words = ["-m", "orchestrator.run_grid", *asked(options), "--store", str(store), "--json"]
     began = time.time()
-    out = _run([*words, "--max-concurrent", str(options.processes)], folder)
+    out = _run([*words, "--max-concurrent", str(options.processes)], folder, beside)
     wall, told = time.time() - began, json.loads(out)
     records = open_store(str(store)).commits(cells.stages)
     assert told["failed"] == told["blocked"] == 0 and set(records) == set(cells.stages), told
@@ -125,16 +131,19 @@ def other(name: str, options: argparse.Namespace, cells: Cells, folder: Path) ->
     return Figures(wall, min(one.began for one in ran) - began, ran, metrics)
 
 
-def _run(words: list[str], folder: Path) -> str:
+def _run(words: list[str], folder: Path, beside: Beside = nullcontext) -> str:
     env = {
         **os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),
-        "TRANSFERGRID_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "RAY_TMPDIR": "/tmp",
+        "TRANSFERGRID_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1",
+        "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp"),
     }  # fmt: skip
     with (folder / "said.txt").open("w") as said:
-        done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, stderr=said, text=True, env=env)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{(folder / 'said.txt').read_text()[-3000:]}")
-    return done.stdout
+        process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=said, text=True, env=env)
+        with process, beside(process.pid):
+            out, _ = process.communicate()
+    if process.returncode:
+        sys.exit(f"{' '.join(words)}: exit code {process.returncode}\n{(folder / 'said.txt').read_text()[-3000:]}")
+    return out
 
 
 def measure(options: argparse.Namespace, report: Report) -> None:

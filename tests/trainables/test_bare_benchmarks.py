@@ -1,0 +1,183 @@
+"""The benchmarks that are to run on a machine with a GPU and little else, and the Flowers column among them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.flowers_column_stages import Options, OutOfTime, StageContext, Watch, common_step
+from tests.benchmarks.flowers_column_table import published, table
+from trainables.context import Context, Result
+from trainables.downstream.finetune import finetune
+from trainables.downstream.fused import finetune_fused
+
+ROOT = Path(__file__).resolve().parents[2]
+ABSENT = (
+    *("ray", "optuna", "mlflow", "pydantic", "pandas", "yaml", "matplotlib", "obstore", "rich", "filelock", "jinja2"),
+    *("segmentation_models_pytorch", "timm", "kornia", "lightly", "byol_pytorch", "torchmetrics", "skimage"),
+)
+TINY = (
+    *("stand_ins.flowers17=shapes", "stand_ins.flowers102=shapes", "network.width=4", "pretrain.batch=4"),
+    *("pretrain.input_size=32", "finetune.input_size=32", "pretrain.validation_images=8", "finetune.curve_images=4"),
+)
+FLOWERS = "tests.benchmarks.flowers_column"
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """An environment in which Python has torch, torchvision, numpy, scipy, pillow and safetensors, and nothing else
+    that the package needs; processes that are started there, too."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n")
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+
+
+def started(environment: dict[str, str], *words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ran(environment: dict[str, str], *words: object, code: int = 0) -> str:
+    process = started(environment, *words)
+    out = process.communicate()[0]
+    assert process.returncode == code, out
+    return out
+
+
+def written_plan(folder: Path, *only: str, data_root: Path | str = "none", **steps: int) -> Path:
+    file = folder / "plan.json"
+    asked = [f"--{name.replace('_', '-')}={value}" for name, value in steps.items()]
+    tiny = [word for setting in TINY for word in ("--set", setting)] if data_root == "none" else []
+    chosen = [word for part in only for word in ("--only", part)]
+    ran(dict(os.environ), FLOWERS, "--data-root", data_root, "--write-plan", file, *asked, *tiny, *chosen)
+    return file
+
+
+def values(store: Path) -> dict[str, object]:
+    """What the stages of a store have come to, and their curves."""
+    stages = json.loads((store / "results.json").read_text())["stages"]
+    return {key: (found["error"], found["metrics"], found["history"]) for key, found in stages.items()}
+
+
+def table_of(store: Path) -> list[str]:
+    """Without the lines about the runs."""
+    plan, results = (json.loads((store / f"{name}.json").read_text()) for name in ("plan", "results"))
+    lines = table(plan, results)
+    return [line.rpartition(" | ")[0] if "shapes" in line else line for line in lines if not line.startswith("#")]
+
+
+def test_the_plan_has_the_rows_of_the_paper_and_vanilla_conrec(shared_data: Path, tmp_path: Path) -> None:
+    plan = json.loads(written_plan(tmp_path, data_root=shared_data, pretrain_steps=7, finetune_steps=5).read_text())
+    kinds = [stage["kind"] for stage in plan["stages"]]
+    assert len(plan["cells"]) == 63 == kinds.count("finetune") and kinds.count("pretrain") == 4
+    assert {(cell["fraction"], cell["n_train"]) for cell in plan["cells"]} == {(0.01, 8), (0.05, 42), (0.2, 170)}
+    assert {cell["seed"] for cell in plan["cells"]} == {0, 1, 2}
+    specs = [stage["spec"] for stage in plan["stages"]]
+    assert all(spec["network"] == {"name": "conrec-unet", "width": 64} for spec in specs)
+    pretrained = [spec for spec in specs if "pretext" in spec]
+    assert {spec["pretrain"]["steps"] for spec in pretrained} == {7} and pretrained[0]["pretrain"]["input_size"] == 128
+    assert sorted(len(spec["pretext"].get("tasks", ())) for spec in pretrained) == [0, 1, 1, 4]
+    paper = published(plan["references"])
+    assert {(c["scenario"], c["model"], c["fraction"]) for c in plan["cells"]} <= set(paper)
+    assert paper["random-init", "Random", 0.01] == "79.1 ± 1.0"
+    assert paper["seg-enc-dec", "ConRec (1 task)", 0.2] == "94.8 ± 0.1"
+
+
+def test_in_pieces_with_kills_on_a_bare_machine_it_is_the_same_table(bare: dict[str, str], tmp_path: Path) -> None:
+    rows = ("model=SimCLR", "model=ConRec (1 task)")
+    plan = written_plan(tmp_path, *rows, "fraction=0.01", "seed=0", pretrain_steps=24, finetune_steps=8)
+    words = (FLOWERS, "--plan", plan, "--checkpoint-seconds", 0)
+    whole = ran(bare, *words, "--store", tmp_path / "whole")
+    assert "model | start | 1%, 8 train: here | 1%, 8 train: paper\n" in whole
+
+    store = tmp_path / "pieces"
+    assert "the same command goes on" in ran(bare, *words, "--store", store, "--seconds", 0.5, code=75)
+    process = started(bare, *words, "--store", store)
+    while not (reached := [p for p in store.glob("work/*/checkpoint-*.pt") if p.stem >= "checkpoint-3"]):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)  # its own process ends by itself
+    process.wait()
+    killed = reached[0].parent.name
+    ran(bare, *words, "--store", store, "--parallel", 2)
+    found = json.loads((store / "results.json").read_text())
+    assert found["stages"][killed]["facts"]["resumed_from"] > 0
+    assert values(store) == values(tmp_path / "whole") and len(values(store)) == 4
+    assert table_of(store) == table_of(tmp_path / "whole")
+    left = {path.name for path in store.iterdir()}
+    assert left == {"plan.json", "results.json", "work"}, "weights that nobody needs any more are dropped"
+    assert {path.name for path in (store / "work").iterdir()} == {"cache", "run.lock", "processes.lock"}
+
+
+def spec(seed: int) -> dict[str, object]:
+    data = {"reader": "shapes", "options": {"count": 24, "size": 16}, "fraction": None, "n_train": 4}
+    dials = {"steps": 6, "batch": 4, "input_size": 16, "report_every": 3, "curve_images": 2}
+    network = {"name": "conrec-unet", "width": 2}
+    return {"scenario": "random-init", "network": network, "data": data, "finetune": dials, "seed": seed}
+
+
+def contexts(folder: Path, deadline: float, count: int) -> list[StageContext]:
+    options = Options("none", str(folder), "cpu", 1e9, deadline)
+    stages = [{"key": f"cell-{number}", "fingerprint": None} for number in range(count)]
+    start = common_step([options.work(str(stage["key"])) for stage in stages])
+    return [StageContext(stage, options, {}, Watch(options, None), start) for stage in stages]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stage_that_runs_out_of_time_goes_on_where_it_stopped(count: int, tmp_path: Path) -> None:
+    def train(given: Sequence[Context]) -> list[Result]:
+        specs = [spec(seed) for seed in range(count)]
+        ends = finetune_fused(specs, given) if count > 1 else [finetune(specs[0], given[0])]
+        return [end for end in ends if isinstance(end, Result)]
+
+    for step in range(1, 6):  # no time at all: one step, and its checkpoint
+        given = contexts(tmp_path, 0.0, count)
+        with pytest.raises(OutOfTime):
+            train(given)
+        assert {context.work_dir / f"checkpoint-{step}.pt" for context in given} <= set(tmp_path.glob("work/*/*.pt"))
+    (tmp_path / "work" / "cell-0" / "checkpoint-5.pt").unlink()  # a kill between the checkpoints of cells of one step
+    ended = train(contexts(tmp_path, 1e18, count))
+    expected = train([Context("none", tmp_path / f"undisturbed-{number}") for number in range(count)])
+    assert len(ended) == count and [result.metrics for result in ended] == [result.metrics for result in expected]
+    assert {result.facts["resumed_from"] for result in ended} == {4}
+
+
+TINY_RUNS = {
+    "fusion": "--cells 2 --processes 1 --width 2 --size 16 --batch 2 --images 4 --steps 1 --repeats 1",
+    "training_step": "--width 2 --size 32 --batch 2 --photos 80 --repeats 1 --seconds 0.05 --workers 0 "
+    "--only finetune simclr conrec",
+    "sasa": "--side 4 --channels 16 --heads 2 --kernel 3 --repeats 1",
+    "gpu_share": "--processes 1",
+}
+SAID = ("fused 2 | ", "lightly: not installed", "dot forward+backward | einsum", "equal, digit for digit")
+CODE = """
+import importlib, json, sys
+for name, words in json.loads(sys.argv[1]).items():
+    module = importlib.import_module(f"tests.benchmarks.{name}")
+    if name == "gpu_share":
+        module.SPEC["finetune"]["steps"], module.SPEC["network"]["width"] = 2, 2
+    sys.argv = [name, "--device", "cpu", *words.split()]
+    assert not module.main()
+"""
+
+
+def test_the_benchmarks_for_a_gpu_need_no_more_than_torch(bare: dict[str, str]) -> None:
+    words = [sys.executable, "-c", CODE, json.dumps(TINY_RUNS)]
+    done = subprocess.run(words, cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert done.returncode == 0 and all(text in done.stdout for text in SAID), done.stdout + done.stderr
