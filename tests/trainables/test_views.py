@@ -248,3 +248,9 @@ def test_the_grid_is_affine_grids():
     theirs = torch.nn.functional.affine_grid(theta.float(), [10, 3, SIZE, SIZE], align_corners=False)
     ours = crops._grid(drawn, flips, SIDE, SIZE, torch.device("cpu")).view(5, 2, SIZE, SIZE, 2).transpose(0, 1)
     assert torch.equal(ours.flatten(0, 1), theirs)
+
+
+def test_no_view_at_all_is_nothing_to_do_on_a_gpu_too():
+    """Where no picture of a batch changes its colours; `meta` stands for any device that is not the CPU."""
+    nothing = draw_photometry(0, torch.Generator())
+    assert adjust(torch.empty(0, 3, 8, 8, device="meta"), nothing).shape == (0, 3, 8, 8)

@@ -95,7 +95,7 @@ def draw_photometry(count: int, generator: torch.Generator) -> Photometry:
 def adjust(images: Tensor, photometry: Photometry) -> Tensor:
     """Apply the draws to images [V, 3, H, W] in [0, 1]; gives a new tensor."""
     count, height, width = len(images), images.shape[2], images.shape[3]
-    chunk = max(1, _CHUNK_PIXELS // (height * width)) if images.device.type == "cpu" else count
+    chunk = max(1, _CHUNK_PIXELS // (height * width)) if images.device.type == "cpu" else max(1, count)
     adjusted = torch.empty_like(images)
     for start in range(0, count, chunk):
         rows = slice(start, start + chunk)
