@@ -1,9 +1,11 @@
 """Decoding: how often each file is decoded, by a count around Pillow, and mask values against NumPy's plain way."""
 
+import fcntl
 import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from PIL import Image, ImageFile
 
 from tests.trainables import data_trees as trees
-from trainables.data import DataError, decode, open_dataset, survey
+from trainables.data import DataError, cache, decode, open_dataset, survey
 from trainables.data.stack import load_stack
 
 REPO = Path(__file__).parents[2]
@@ -87,6 +89,22 @@ def test_a_faulty_file_is_refused_though_a_plan_was_made(listing, tmp_path):
 def test_drawn_pictures_need_no_hash(tmp_path):
     listing = open_dataset("shapes", tmp_path, {"count": 5})
     assert survey(listing, planned="another") == survey(listing)
+
+
+def test_nobody_waits_for_ever_for_a_process_that_hangs(listing, tmp_path, monkeypatch):
+    """Another process has the locks and does nothing, as one that is stopped, or on a disk that went away."""
+    monkeypatch.setattr(cache, "PATIENCE", 0.2)
+    expected = stack_of(listing, survey(listing, cache_dir=tmp_path / "free").fingerprint, tmp_path / "free")
+    places = [path.relative_to(tmp_path / "free") for path in (tmp_path / "free").rglob("*.lock")]
+    assert len(places) > 1
+    with ExitStack() as stack:
+        for place in places:
+            (tmp_path / "held" / place).parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context((tmp_path / "held" / place).open("w"))
+            fcntl.flock(held, fcntl.LOCK_EX)
+        found = survey(listing, cache_dir=tmp_path / "held")
+        ours = stack_of(listing, found.fingerprint, tmp_path / "held")
+    assert torch.equal(ours.images, expected.images) and torch.equal(ours.masks, expected.masks)
 
 
 def test_processes_at_once_decode_each_file_once(tmp_path):

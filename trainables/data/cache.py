@@ -6,10 +6,14 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+PATIENCE = 600.0  # seconds that a process waits for another one
+LOOK_SECONDS = 0.05
 
 
 def cache_folder(cache_dir: Path | str | None) -> Path:
@@ -44,8 +48,8 @@ def write_json(path: Path, content: Any) -> None:
 def turn(lock: Path) -> Iterator[bool]:
     """One process at a time does what stands inside; yields whether that is sure.
 
-    It only saves work (some network disks have no locks, a cache may be read-only): what is written inside must be
-    safe without it.
+    It only saves work (some network disks have no locks, a cache may be read-only, whoever has it may hang, so nobody
+    waits longer than `PATIENCE`): what is written inside must be safe without it.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +64,16 @@ def turn(lock: Path) -> Iterator[bool]:
 
 
 def _locked(handle: int) -> bool:
-    """Waits until no other process has the lock."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
+    """Waits until no other process has the lock, or for too long."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(LOOK_SECONDS)
+        except OSError:
+            return False
+        else:
+            return True

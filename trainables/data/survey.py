@@ -78,20 +78,24 @@ def survey(
             write_json(verdict, {"fingerprint": fingerprint})
 
     verdict = _verdict_path(listing, wanted, cache_dir)
-    known = _kept(verdict)
-    if known is None and planned is not None and listing.kind == "pictures":
-        with turn(cache_folder(cache_dir) / "locks" / f"{verdict.stem}.lock"):  # one of several workers hashes
-            known = _kept(verdict)
-            if known is None and _fingerprint(listing, _hashes(listing, [name for name, _ in wanted])) == planned:
-                known = planned
-                keep(known)
-    if known is not None:
-        return Survey(known, (), read)
-    files = read()
-    found = Survey(_fingerprint(listing, files), tuple(_problems(listing, files)), lambda: files)
-    if not found.problems:
-        keep(found.fingerprint)
-    return found
+
+    def look() -> Survey:
+        if known := _kept(verdict):
+            return Survey(known, (), read)
+        names = [name for name, _ in wanted]
+        if planned and listing.kind == "pictures" and _fingerprint(listing, _hashes(listing, names)) == planned:
+            keep(planned)
+            return Survey(planned, (), read)
+        files = read()
+        found = Survey(_fingerprint(listing, files), tuple(_problems(listing, files)), lambda: files)
+        if not found.problems:
+            keep(found.fingerprint)
+        return found
+
+    if _kept(verdict):
+        return look()
+    with turn(cache_folder(cache_dir) / "locks" / f"{verdict.stem}.lock"):  # one of several workers looks
+        return look()
 
 
 def _kept(verdict: Path) -> str | None:

@@ -144,7 +144,7 @@ def load_parts(
         StageError: no masks, or no validation part where it is wanted.
         DataError: the dataset is missing, faulty or too small.
     """
-    listing = open_dataset(data["reader"], context.data_root, data.get("options"))
+    listing = open_dataset(data["reader"], context.data_root, data.get("options"), cache_dir=context.cache_dir)
     found = survey(listing, cache_dir=context.cache_dir, planned=context.fingerprint)
     found.check()
     context.check_data(data["reader"], found.fingerprint)

@@ -140,7 +140,7 @@ def _parts(
     data: Mapping[str, Any], settings: ProbeSettings, encoder: nn.Module, seed: int, context: Context
 ) -> tuple[Part, Part, Part, tuple[str, ...]]:
     """Training, validation and evaluation part, and the names of the classes."""
-    listing = open_dataset(data["reader"], context.data_root, data.get("options"))
+    listing = open_dataset(data["reader"], context.data_root, data.get("options"), cache_dir=context.cache_dir)
     found = survey(listing, cache_dir=context.cache_dir, planned=context.fingerprint)
     found.check()
     context.check_data(data["reader"], found.fingerprint)

@@ -88,7 +88,7 @@ def load_samples(data: Mapping[str, Any], needs: frozenset[str], size: int, leas
 
 
 def _listed(data: Mapping[str, Any], needs: frozenset[str], size: int, context: Context) -> Samples:
-    listing = open_dataset(data["reader"], context.data_root, data.get("options"))
+    listing = open_dataset(data["reader"], context.data_root, data.get("options"), cache_dir=context.cache_dir)
     source, place = data["reader"], str(listing.folder)
     if made := sorted(needs & {"colored", "cubes"}):
         raise StageError(f"{source}: the pretext needs {_WHAT[made[0]]}; expected those of a prepare stage")
