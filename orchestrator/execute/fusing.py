@@ -6,11 +6,14 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.execute.outcome import Outcome
 from orchestrator.plan.stages import Stage
 from trainables.settings.fusing import fused_shape
+
+if TYPE_CHECKING:
+    from orchestrator.grid.schema import Run
 
 
 @dataclass
@@ -62,10 +65,13 @@ class Fusing:
             return fused.handed_out <= alone.handed_out
         return fused.slowness < alone.slowness
 
-    def settled(self, stage: Stage) -> bool:
-        """Whether it is known by now which way is the faster one for stages like this."""
+    def most(self, stage: Stage, run: Run) -> int:
+        """How many stages like this are to be trained as one; no more than travel together until it is known which way
+        is the faster one, as a try with many could take longer than all the others."""
         alone, fused = self._paces[self.shape(stage) or ""]
-        return self._choice == "always" or None not in (alone.slowness, fused.slowness)
+        if self._choice == "always" or None not in (alone.slowness, fused.slowness):
+            return run.fused_cells
+        return max(2, min(run.pack, run.fused_cells))
 
     def handed_out(self, pack: Iterable[Stage], share: float, *, fused: bool) -> None:
         """These stages run on `share` of a device."""

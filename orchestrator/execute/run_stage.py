@@ -96,7 +96,7 @@ def _run_together(attempts: Sequence[Attempt], job: Job, outcomes: list[Outcome]
             outcomes += [Outcome(a.stage.key, "elsewhere", executed=False) for a in attempts if a.lost]
             return [attempt for attempt in attempts if not attempt.lost]
         seconds = (time.time() - began) / len(attempts)
-        facts = {**device_facts(device), "fused": len(attempts)}
+        facts = device_facts(device)
         for attempt, ended in zip(attempts, found, strict=True):
             outcomes.append(_end(attempt, ended, seconds, facts))
     return []

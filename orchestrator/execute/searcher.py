@@ -101,13 +101,11 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
     def _take(self) -> tuple[list[Stage], bool]:
         """The next pack, and whether its stages are to be trained as one."""
         first, packing = self._frontier.next, self._packing
-        most = packing.run.pack
         if first is not None and not self._job.again and self._fusing.pays(first):
-            if self._fusing.settled(first):  # a try with as many could take longer than all the others
-                most = packing.run.fused_cells
+            most = self._fusing.most(first, packing.run)
             pack = self._frontier.take(slots=packing.devices, most=most, shape=self._fusing.shape)
             return pack, len(pack) > 1
-        return self._frontier.take(slots=packing.slots, most=most), False
+        return self._frontier.take(slots=packing.slots, most=packing.run.pack), False
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Stages of a pack have ended."""

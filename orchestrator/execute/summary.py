@@ -65,4 +65,6 @@ def comparison(report: Report, records: Mapping[str, Mapping[str, Any]]) -> Iter
     for key, record in records.items():
         pairs = [(name, value, record["metrics"].get(name)) for name, value in report.metrics[key].items()]
         apart = [f"{name} {value!r}, recorded {kept!r}" for name, value, kept in pairs if value != kept]
+        if apart and (together := record["facts"].get("fused", 1)) > 1:
+            apart.append(f"the recorded one was trained as one with {together - 1} others, which changes its digits")
         yield f"{key}: {'; '.join(apart) if apart else 'equal to the record, digit for digit'}"

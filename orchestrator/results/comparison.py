@@ -20,6 +20,7 @@ from orchestrator.results.references import SCALES
 from orchestrator.results.statistics.estimates import Estimate, paired
 from orchestrator.results.statistics.paired import holm
 from orchestrator.results.table import IDENTITY, Group
+from trainables.settings import as_now
 
 PLACE = tuple(axis for axis in IDENTITY if axis != "n_train")  # sizes differ between profiles
 MOST_REASONS = 5
@@ -170,7 +171,8 @@ def _not_reproduced(pair: str, base: Mapping[Place, Any], other: Mapping[Place, 
     if differing:
         yield (
             f"{len(differing)} of {len(gaps)} values of {pair} differ although their cells have equal keys, by at most "
-            f"{max(differing):.3g}: other hardware, or other versions of libraries"
+            f"{max(differing):.3g}: other hardware, other versions of libraries, or other cells that were trained with "
+            "them as one (backend.fused)"
         )
 
 
@@ -187,7 +189,7 @@ def _reasons(one: Mapping[str, Any], two: Mapping[str, Any], key: str, other: st
     if a is None or b is None:
         yield "unknown, their plans have no such stage"
         return
-    told = list(_settings(meaning(a["spec"]), meaning(b["spec"])))
+    told = list(_settings(as_now(meaning(a["spec"])), as_now(meaning(b["spec"]))))
     if a["fingerprint"] != b["fingerprint"]:
         told.append("other files of the data set")
     if not told and a["parents"] != b["parents"]:

@@ -15,6 +15,7 @@ from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.fusing import Fusing
 from orchestrator.execute.outcome import Job, Outcome
 from orchestrator.execute.run_stage import run_fused, run_stage
+from orchestrator.grid.schema import Run
 from orchestrator.plan.stages import Stage
 from orchestrator.record.leases import acquire, holder
 from orchestrator.record.store import Store, open_store
@@ -23,7 +24,9 @@ from tests.orchestrator.made_up import graph, planned
 from tests.orchestrator.test_run import ROOT, command, environment, executed, metrics, run
 from trainables.data import open_dataset
 from trainables.data.survey import survey
+from trainables.downstream import finetune as finetune_module
 from trainables.downstream import fused as fused_module
+from trainables.randomness import derive
 
 FUSED = ["--set", "backend.fused=true"]
 OPTIONS = {"count": 40, "size": 32}
@@ -54,7 +57,9 @@ def ended(stage: Stage, seconds: float, *, together: int = 1, resumed: bool = Fa
 
 def test_both_ways_are_tried_then_the_faster_one_goes_on() -> None:
     cells, fusing = [cell(f"c{n}", cost=10) for n in range(8)], Fusing("measured")
-    assert fusing.pays(cells[0]) and not fusing.settled(cells[0])
+    assert fusing.pays(cells[0]) and fusing.most(cells[0], Run(fused_cells=16, pack=8)) == 8
+    assert fusing.most(cells[0], Run(fused_cells=3, pack=8)) == 3 and fusing.most(cells[0], Run(pack=1)) == 2
+    assert Fusing("always").most(cells[0], Run(fused_cells=16, pack=8)) == 16
     fusing.handed_out(cells[:2], 1.0, fused=True)
     assert not fusing.pays(cells[2])  # nothing is known yet, and two went fused
     fusing.handed_out(cells[2:4], 0.25, fused=False)
@@ -67,7 +72,7 @@ def test_both_ways_are_tried_then_the_faster_one_goes_on() -> None:
     fusing.learn(cells[2], ended(cells[2], 100))  # 100 s on a quarter: 25 s of a device
     assert not fusing.pays(cells[5])
     fusing.learn(cells[4], ended(cells[4], 10, together=2))  # 40 s for two, against 25 for one
-    assert fusing.pays(cells[5]) and fusing.settled(cells[5])
+    assert fusing.pays(cells[5]) and fusing.most(cells[5], Run(fused_cells=16, pack=8)) == 16
 
 
 def test_what_may_not_be_fused_never_is() -> None:
@@ -141,15 +146,32 @@ def test_each_cell_commits_on_its_own_with_its_part_of_the_time(job: Job) -> Non
 
 def test_a_cell_at_fault_fails_alone_and_one_held_elsewhere_is_left_alone(job: Job) -> None:
     good = [cell(f"g{n}", seed=n) for n in range(2)]
-    faulty = cell("f", learning_rate=1e30, optimizer="sgd")
     lone = cell("n", n_train=4000)
     held = cell("h", seed=9)
     assert acquire(store_of(job), held.key, holder("another")) is not None
     outcomes = {o.key: o for o in run_fused([(s, 0) for s in (*good, lone, held)], job)}
     assert [outcomes[s.key].outcome for s in (*good, lone, held)] == ["succeeded", "succeeded", "failed", "elsewhere"]
     assert "4000" in (outcomes[lone.key].error or "")
-    [failed] = run_fused([(faulty, 0)], job)
-    assert failed.outcome == "failed" and "not finite" in (failed.error or "")
+
+
+def test_cells_that_diverge_leave_the_others(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four, by weights that are not finite; they were counted as trained together all the same."""
+    cells = [cell(f"d{n}", seed=n) for n in range(4)]
+    whole = finetune_module.build_network
+
+    def broken(settings, out_channels):
+        network = whole(settings, out_channels)
+        if torch.initial_seed() in seeds:
+            torch.nn.init.constant_(next(network.parameters()), float("nan"))
+        return network
+
+    seeds = {derive(n, "init") for n in (1, 3)}
+    monkeypatch.setattr(finetune_module, "build_network", broken)
+    outcomes = {o.key: o for o in run_fused([(stage, 0) for stage in cells], job)}
+    assert [outcomes[s.key].outcome for s in cells] == ["succeeded", "failed", "succeeded", "failed"]
+    assert all("not finite" in (outcomes[cells[n].key].error or "") for n in (1, 3))
+    assert [outcomes[cells[n].key].fused for n in (0, 2)] == [4, 4]
+    assert set(store_of(job).commits(stage.key for stage in cells)) == {cells[0].key, cells[2].key}
 
 
 def test_where_memory_is_short_the_halves_go_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainables.context import Context, StageError
+from trainables.context import Context, Result, StageError
 from trainables.data import DataError
 from trainables.downstream.finetune import finetune
 from trainables.downstream.fused_cell import Cell, Outcome
@@ -35,7 +35,7 @@ def finetune_fused(specs: Sequence[Mapping[str, Any]], contexts: Sequence[Contex
 
     Returns:
         In the order of `specs` what `finetune` gives, or the exception that it would raise: a fault of one cell, such
-        as a loss that is not finite, ends that cell alone.
+        as a loss that is not finite, ends that cell alone. Of those trained as one, `facts["fused"]` is how many.
 
     Raises:
         StageError: the shapes or the devices differ, or this shape cannot be fused.
@@ -65,7 +65,10 @@ def finetune_fused(specs: Sequence[Mapping[str, Any]], contexts: Sequence[Contex
         if len(group) > 1:
             train_fused([cell for _, cell in group])
         for number, cell in group:
-            outcomes[number] = cell.outcome if len(group) > 1 else _alone(cell.spec, cell.context)
+            outcome = cell.outcome if len(group) > 1 else _alone(cell.spec, cell.context)
+            if isinstance(outcome, Result) and len(group) > 1:
+                outcome.facts["fused"] = len(group)
+            outcomes[number] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
 
 

@@ -32,6 +32,7 @@ from trainables.settings.training import (
     PretrainSettings,
     ProbeSettings,
     as_before,
+    as_now,
 )
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "SegmentationSettings",
     "SimCLRSettings",
     "as_before",
+    "as_now",
     "dial",
     "parse",
     "parse_network",

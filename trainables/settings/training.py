@@ -17,10 +17,9 @@ class BackendSettings:
     maps between them. Weights, gradients, the optimiser's state, the statistics of batch norm, augmentation, losses and
     tallies stay float32. Analyses and preparations compute in float32 always.
     `threads`: of a stage on the CPU.
-    `compiled`: torch.compile of the networks' training step, with CUDA graphs on a GPU. A stage waits for the compiler
-    once (`python -m tests.benchmarks.backend` measures it, and what a step gains), so this is for long runs:
-    pretraining at the paper's sizes, not a finetune of a few hundred steps. Evaluation is never compiled, and neither
-    is a probe.
+    `compiled`: torch.compile of the networks' training step. A stage waits for the compiler once (`python -m
+    tests.benchmarks.backend` measures it, and what a step gains), so this is for long runs: pretraining at the paper's
+    sizes, not a finetune of a few hundred steps. Evaluation is never compiled, and neither is a probe.
     `fused`: finetune cells of equal shape may be trained as one batched model, whose digits depend on which cells are
     trained together. Compiled cells are trained one at a time.
     """
@@ -34,6 +33,11 @@ class BackendSettings:
 # Dials that came later, with the value that means what was before them: with it, a backend is written as it was then,
 # so that keys and states of runs stay valid.
 LATER_BACKEND_DIALS: dict[str, Any] = {"compiled": False, "fused": False}
+
+
+def as_now(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's spec with the later dials of its backend, whenever it was written."""
+    return {**spec, "backend": {**LATER_BACKEND_DIALS, **spec["backend"]}} if "backend" in spec else dict(spec)
 
 
 def as_before(spec: Mapping[str, Any]) -> dict[str, Any]:
