@@ -92,7 +92,7 @@ class StageContext(Context):
         start: step of the checkpoint to go on from; 0: none.
     """
 
-    def __init__(self, stage: Mapping[str, Any], options: Options, parents: Any, watch: Watch, start: int) -> None:
+    def __init__(self, stage: Mapping[str, Any], start: int, options: Options, parents: Any, watch: Watch) -> None:
         self.key, self.watch, self._start, self._saved = stage["key"], watch, start, 0
         super().__init__(
             options.data_root,
@@ -141,9 +141,11 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def common_step(folders: Sequence[Path]) -> int:
-    """The last step at which all these stages have a checkpoint; 0: there is none."""
-    return max(set[int].intersection(*(set(checkpoints(folder)) for folder in folders)), default=0)
+def resume_steps(folders: Sequence[Path]) -> list[int]:
+    """Where each of these stages goes on, at 0 without a checkpoint: together, or, where one of them ended before the
+    others and so has no step in common with them, each at its own last one."""
+    common = max(set[int].intersection(*(set(checkpoints(folder)) for folder in folders)), default=0)
+    return [common or max(checkpoints(folder), default=0) for folder in folders]
 
 
 def serve(pipe: Connection, options: Options) -> None:
@@ -171,18 +173,17 @@ def do(task: Mapping[str, Any], options: Options, pipe: Connection | None = None
         return "counted", count(task["count"], torch.device(options.device))
     stages, files = task["stages"], [Path(options.store) / name for name in task["weights"]]
     folders = [options.work(stage["key"]) for stage in stages]
-    start = common_step(folders)
-    spent = 0.0
-    for folder in folders:
+    starts, spent = resume_steps(folders), 0.0
+    for folder, start in zip(folders, starts, strict=True):
         for step, path in checkpoints(folder).items():
             if step > start:
                 path.unlink()
-    if start:
-        first = torch.load(checkpoints(folders[0])[start], map_location="cpu", weights_only=True)
-        spent = float(first["seconds"])
+    if latest := max(starts):
+        saved = torch.load(checkpoints(folders[starts.index(latest)])[latest], map_location="cpu", weights_only=True)
+        spent = float(saved["seconds"])
     watch = Watch(options, pipe, spent)
     parents = {"pretrain": {k: t for file in files for k, t in load_file(file).items()}} if files else {}
-    contexts = [StageContext(stage, options, parents, watch, start) for stage in stages]
+    contexts = [StageContext(*each, options, parents, watch) for each in zip(stages, starts, strict=True)]
     try:
         outcomes = run(stages, contexts)
     except OutOfTime:

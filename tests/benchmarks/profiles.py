@@ -205,6 +205,9 @@ def show_driver(report: Report, cells: int) -> None:
     with tempfile.TemporaryDirectory(prefix="profiles-") as folder:
         words = [sys.executable, "-m", "tests.benchmarks.scale", "--one", "ours", "--cells", str(cells)]
         lines = functions([*words, "--pack", "32", "--folder", folder], "run_on_ray", 15)
+    if not has_spy():
+        report.line("# py-spy is not installed here, so nothing can be told of the driver")
+        return
     report.line(f"\n## driver, {cells} cells: shares of the main thread's time in the run, by py-spy")
     for line in lines[: 2 * OPERATORS]:
         report.line(line)
@@ -233,7 +236,7 @@ def main() -> None:
         from tests.benchmarks.training_work import write_photos
 
         write_photos(options.folder, PHOTOS, 2 * options.size)
-        for work in options.only:
+        for work in [] if options.driver else options.only:
             show(options, report, work)
     if options.driver:
         show_driver(report, options.driver)

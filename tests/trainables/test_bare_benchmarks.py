@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.flowers_column_stages import Options, OutOfTime, StageContext, Watch, common_step
+from tests.benchmarks.flowers_column_stages import Options, OutOfTime, StageContext, Watch, resume_steps
 from tests.benchmarks.flowers_column_table import published, table
 from trainables.context import Context, Result
 from trainables.downstream.finetune import finetune
@@ -135,8 +135,9 @@ def spec(seed: int) -> dict[str, object]:
 def contexts(folder: Path, deadline: float, count: int) -> list[StageContext]:
     options = Options("none", str(folder), "cpu", 1e9, deadline)
     stages = [{"key": f"cell-{number}", "fingerprint": None} for number in range(count)]
-    start = common_step([options.work(str(stage["key"])) for stage in stages])
-    return [StageContext(stage, options, {}, Watch(options, None), start) for stage in stages]
+    starts = resume_steps([options.work(str(stage["key"])) for stage in stages])
+    watch = Watch(options, None)
+    return [StageContext(*each, options, {}, watch) for each in zip(stages, starts, strict=True)]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -156,6 +157,23 @@ def test_a_stage_that_runs_out_of_time_goes_on_where_it_stopped(count: int, tmp_
     expected = train([Context("none", tmp_path / f"undisturbed-{number}") for number in range(count)])
     assert len(ended) == count and [result.metrics for result in ended] == [result.metrics for result in expected]
     assert {result.facts["resumed_from"] for result in ended} == {4}
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([{3, 4}, {4, 5}, {4, 5}], [4, 4, 4]),  # killed while checkpoints were written
+        ([{1, 2}, {8, 9}, {8, 9}], [2, 9, 9]),  # the first one's loss was no longer finite
+        ([set(), set()], [0, 0]),
+    ],
+)
+def test_stages_trained_as_one_go_on_together_but_for_those_that_had_ended(steps, expected, tmp_path: Path) -> None:
+    folders = [tmp_path / str(number) for number in range(len(steps))]
+    for folder, known in zip(folders, steps, strict=True):
+        folder.mkdir()
+        for step in known:
+            (folder / f"checkpoint-{step}.pt").touch()
+    assert resume_steps(folders) == expected
 
 
 TINY_RUNS = {
