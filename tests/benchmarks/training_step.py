@@ -1,13 +1,14 @@
 """Training steps: the stages' own functions beside the bare model and beside what others would write.
 
     python -m tests.benchmarks.training_step [--device cpu|cuda] [--network conrec-unet] [--width 8] [--size 64]
-        [--batch 16] [--only finetune simclr ...] [--workers 0 2] [--repeats 3] [--seconds 2] [--out FILE]
+        [--batch 16] [--threads 1] [--only finetune simclr ...] [--workers 0 2] [--repeats 3] [--seconds 2] [--out FILE]
 
 Needs torch, torchvision, numpy, pillow and scipy; lightly, byol-pytorch and segmentation-models-pytorch where they are
 there. All train the same modules by Adam in the same memory layout on equal photographs, JPEG files of twice the size
-of what the network sees (real ones are larger, which costs those who decode them again in every epoch). One thread; the
-workers of a DataLoader come on top. In each repeat all take their turn with as many steps, so that other load on the
-machine hits all alike; figures are medians, with the least and the largest in brackets. Images per second:
+of what the network sees (real ones are larger, which costs those who decode them again in every epoch). One thread, as
+where each core has a cell of its own; the workers of a DataLoader come on top. With `--threads 2 --workers 2` all have
+two cores. In each repeat all take their turn with as many steps, so that other load on the machine hits all alike;
+figures are medians, with the least and the largest in brackets. Images per second:
 
     limit      model, loss and optimiser on ready-made views on the device: nothing is read, augmented or logged
     augmented  the same with our augmentation of a batch of decoded images that lies on the device
@@ -161,21 +162,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--network", default="conrec-unet")
-    for name, default in {"width": 8, "size": 64, "batch": 16, "repeats": 3, "photos": PHOTOS}.items():
+    for name, default in {"width": 8, "size": 64, "batch": 16, "threads": 1, "repeats": 3, "photos": PHOTOS}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, at the speed of the limit")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the peers' DataLoaders")
     parser.add_argument("--out", type=Path, help="write the report there too")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     report = Report(options.out)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     report.line(header("tests.benchmarks.training_step", PACKAGES, gpu))
     report.line(
-        f"# {options.network} {options.width}, {options.size}x{options.size}, batch {options.batch}, 1 thread, "
-        f"{options.repeats} repeats; images per second"
+        f"# {options.network} {options.width}, {options.size}x{options.size}, batch {options.batch}, "
+        f"{options.threads} threads, {options.repeats} repeats; images per second"
     )
     report.row(
         *("work", "limit", "augmented", "ours", "augmented / limit", "ours / limit", "per core"),
@@ -186,7 +187,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="training-step-") as folder:
         write_photos(Path(folder), options.photos, 2 * options.size)
         network = {"name": options.network, "width": options.width}
-        setup = Setup(Path(folder), network, options.size, options.batch, device)
+        setup = Setup(Path(folder), network, options.size, options.batch, device, options.threads)
         for work in options.only:
             found = measure(setup, work, options, absent)
             report.row(*own_row(work, found, setup.report_every(work)))

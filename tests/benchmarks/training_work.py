@@ -47,6 +47,7 @@ class Setup:
     size: int
     batch: int
     device: torch.device
+    threads: int = 1
 
     def context(self, kind: type[Context] = Context) -> Context:
         """Of a stage; all share what is decoded."""
@@ -54,7 +55,7 @@ class Setup:
 
     def spec(self, work: str, steps: int) -> dict[str, Any]:
         """As a plan has it; the points of the curve, one before training and one after it, are those of the paper."""
-        base = {"network": dict(self.network), "backend": {}, "seed": 0}
+        base = {"network": dict(self.network), "backend": {"threads": self.threads}, "seed": 0}
         dials = {"batch": self.batch, "input_size": self.size, "steps": steps, "report_every": steps}
         data: dict[str, Any] = {"reader": "folder", "options": {"path": PHOTOS, "labels": "prefix", "classes": CLASSES}}
         if work == "finetune":
