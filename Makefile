@@ -61,8 +61,8 @@ check: setup
 	$(VENV)/bin/lint-imports
 
 # Each writes tests/benchmarks/results/NAME.txt; on a machine that does nothing else, all of them in half an hour.
-BENCHES := startup data_startup training_step fusion whole_grid
-bench: setup ## training steps, fused cells, whole grid, data, start-up beside peers and limits, on the CPU
+BENCHES := startup data_startup training_step fusion whole_grid growth
+bench: setup ## training steps, fused cells, whole grid, data, start-up beside peers and limits; growth of costs; on the CPU
 	for name in $(BENCHES); do $(PY) -m tests.benchmarks.$$name --out tests/benchmarks/results/$$name.txt; done
 
 bench-augmentation: setup

@@ -1,8 +1,8 @@
 """What a worker waits for before it can train: pictures decoded once for all workers of a node, or in every epoch.
 
-    python -m tests.benchmarks.data_startup [--images 1500] [--side 500] [--size 128] [--repeats 3] [--out FILE]
+    python -m tests.benchmarks.data_startup [--images 7000] [--side 500] [--size 128] [--repeats 2] [--out FILE]
 
-`--images 7000` is a data set like Oxford Pets. JPEG files of `side` pixels with masks as PNG, brought to `size`; they
+7,000 images are a data set like Oxford Pets. JPEG files of `side` pixels with masks as PNG, brought to `size`; they
 are in the page cache, as most are that were just copied. Each line is a new process; imports are not counted. Columns:
 
     first      seconds until all images and masks are there as tensors, with nothing in the cache. Ours looks through
@@ -203,7 +203,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"images": 1500, "side": 500, "size": 128, "repeats": 3}.items():
+    for name, default in {"images": 7000, "side": 500, "size": 128, "repeats": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", type=Path, help="write the report there too")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -5,13 +5,13 @@
 
 Needs torch, torchvision, numpy, scipy, pillow and safetensors; no Ray. Each line is a way to train cells of the real
 stage on synthetic data (`finetune`, `train_fused`; reading, augmentation and optimiser are in it, curves and
-evaluation are not): optimiser steps of all cells together per minute, median and extremes of the repeats; the ratio to
-one at a time, of the medians; and the share of the arithmetic limit, that is floating-point operations per second
-(of convolutions and their gradients, counted by torch) against a dense product of float32 matrices on the same device
-in the same run. The last loss of the cell with seed 0 shows that all ways train the same. The ways take turns, so that
-other load hits all alike. On a CPU every process has one thread, and the limit is that of as many threads as the way
-has processes. On a GPU processes share it as the driver lets them, and the last column is the peak of allocated memory
-for each cell. The defaults take two minutes on two CPU cores.
+evaluation are not): optimiser steps of all cells together per minute, and their ratio to one at a time in the same
+repeat, medians with the least and the largest in brackets; and the share of the arithmetic limit, that is
+floating-point operations per second (of convolutions and their gradients, counted by torch) against a dense product of
+float32 matrices on the same device in the same run. The last loss of the cell with seed 0 shows that all ways train the
+same. The ways take turns, so that other load hits all alike. On a CPU every process has one thread, and the limit is
+that of as many threads as the way has processes. On a GPU processes share it as the driver lets them, and the last
+column is the peak of allocated memory for each cell. The defaults take two minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.benchmarks.common import Report, header, ratios, spread
 from trainables.context import Context
 from trainables.downstream.finetune import finetune
 from trainables.downstream.fused_cell import Cell
@@ -205,13 +206,12 @@ def measure(options: argparse.Namespace, folder: str) -> list[Way]:
 def table(options: argparse.Namespace, ways: Sequence[Way], peak: float, operations: float) -> list[str]:
     """The lines to print."""
     on_gpu = options.device.startswith("cuda")
-    name = torch.cuda.get_device_name(options.device) if on_gpu else "CPU, 1 thread a process"
-    base = statistics.median(ways[0].rates)
     lines = [
-        f"torch {torch.__version__}, {name}; {options.network}, width {options.width}, {options.size}x{options.size}, "
-        f"batch {options.batch}; {options.steps} steps, {options.repeats} repeats",
-        f"{operations / 1e9:.1f} GFLOP a step; limit {peak / 1e12:.3f} TFLOP/s (float32 product)",
-        "way | cell-steps/min (least to most) | ratio to one at a time | share of the limit | last loss | MiB a cell",
+        header("tests.benchmarks.fusion", ("torch",), torch.cuda.get_device_name(options.device) if on_gpu else ""),
+        f"# {options.network} {options.width}, {options.size}x{options.size}, batch {options.batch}"
+        f"{'' if on_gpu else ', 1 thread a process'}; {options.steps} steps, {options.repeats} repeats",
+        f"# {operations / 1e9:.1f} GFLOP a step; limit {peak / 1e12:.3f} TFLOP/s (float32 product)",
+        "way | cell-steps/min | ratio to one at a time | share of the limit | last loss | MiB a cell",
     ]
     for way in ways:
         if way.fault:
@@ -219,9 +219,9 @@ def table(options: argparse.Namespace, ways: Sequence[Way], peak: float, operati
             continue
         rate, limit = statistics.median(way.rates), peak if on_gpu else peak * way.processes
         memory = "" if math.isnan(way.bytes_per_cell) else f"{way.bytes_per_cell / 2**20:.0f}"
-        spread = f"({min(way.rates):.0f} to {max(way.rates):.0f})"
+        faster = spread(ratios(way.rates, ways[0].rates))
         share = rate / 60 * operations / limit
-        lines.append(f"{way.name} | {rate:.0f} {spread} | {rate / base:.2f} | {share:.3f} | {way.loss:.5f} | {memory}")
+        lines.append(f"{way.name} | {spread(way.rates, 0)} | {faster} | {share:.3f} | {way.loss:.5f} | {memory}")
     return lines
 
 
@@ -259,9 +259,9 @@ def main() -> int:
         ways = measure(options, folder)
         peaks.append(matmul_peak(options))
         lines = table(options, ways, max(peaks), operations)
-    print("\n".join(lines))
-    if options.out:
-        options.out.write_text("\n".join([f"$ python -m tests.benchmarks.fusion {' '.join(sys.argv[1:])}", *lines, ""]))
+    report = Report(options.out)
+    for line in lines:
+        report.line(line)
     return 0
 
 
