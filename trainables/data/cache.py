@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 600.0  # seconds that a process waits for another one
+PATIENCE = 1800.0  # seconds that a process waits for another one; half a million pictures take less
 LOOK_SECONDS = 0.05
 
 
