@@ -192,7 +192,7 @@ def test_too_few_images(tmp_path, monkeypatch):
     from trainables.pretexts import samples as module
 
     three = replace(open_dataset("shapes", tmp_path, {"count": 40}), pretrain=(0, 1, 2))
-    monkeypatch.setattr(module, "open_dataset", lambda *_: three)
+    monkeypatch.setattr(module, "open_dataset", lambda *_, **__: three)
     with pytest.raises(StageError, match=r"shapes: pretraining needs at least 4 images.* has 3"):
         pretrain(spec(), context(tmp_path))
 

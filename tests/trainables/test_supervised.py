@@ -187,7 +187,7 @@ def test_labels_and_masks_of_a_dataset_and_images_that_lack_them(tmp_path, monke
     labels = tuple(n % 2 if n < 30 else None for n in range(40))
     masks = tuple(name if n < 20 else None for n, name in enumerate(listing.masks))
     some = replace(listing, labels=labels, masks=masks, label_names=("no car", "car"), pool=tuple(range(20)))
-    monkeypatch.setattr(samples_module, "open_dataset", lambda *_: some)
+    monkeypatch.setattr(samples_module, "open_dataset", lambda *_, **__: some)
     found = pretrain(spec("classification", steps=1), context(tmp_path, "labels"))
     assert found.facts["n_pretrain"] + found.facts["n_validation"] == 30
     assert found.weights["pretext.classifier.weight"].shape == (1, 32)
@@ -270,7 +270,7 @@ def test_no_prepare_stage(tmp_path):
 def test_one_class_is_no_task(tmp_path, monkeypatch):
     listing = open_dataset("shapes", tmp_path, {"count": 40})
     one = replace(listing, labels=(0,) * 40)
-    monkeypatch.setattr(samples_module, "open_dataset", lambda *_: one)
+    monkeypatch.setattr(samples_module, "open_dataset", lambda *_, **__: one)
     with pytest.raises(StageError, match=r"shapes: expected at least 2 classes, but .* has 1"):
         pretrain(spec("classification"), context(tmp_path))
 
