@@ -4,6 +4,8 @@
 # home directory; SHARED as /mnt/shared; the repository out of sight, except its environment VENV, read-only.
 set -euo pipefail
 name=$1 config=$2 shared=$3 root=$4 venv=$5 python=$6
+HOME=$(getent passwd "$(id -u)" | cut -d: -f6) # where sshd looks for keys
+export HOME
 
 hostname "$name"
 mount -t tmpfs -o size=16m tmpfs /mnt

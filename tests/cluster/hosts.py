@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from types import MappingProxyType
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NETWORK = "10.77.0"
-HOME = Path.home()
+HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)  # where sshd looks for keys, whatever $HOME says
 SHARED = Path("/mnt/shared")  # on every host; stands for NFS
 PATIENCE = float(os.environ.get("TRANSFERGRID_PATIENCE", "1"))  # factor on all waiting limits, for a busy machine
 PROGRAMS = ("ip", "unshare", "nsenter", "sshd", "ssh", "ssh-keygen", "rsync", "make")
