@@ -7,18 +7,18 @@ from typing import Any
 
 from orchestrator.plan.keys import identity
 from orchestrator.plan.stages import Stage
-from trainables.settings.training import LATER_BACKEND_DIALS
+from trainables.settings import as_now
 
 
 def flat_identity(stage: Stage) -> dict[str, Any]:
     """All that goes into a stage's key, one dotted name per value."""
-    return dict(_flatten(identity(stage.kind, stage.spec, stage.parents, stage.fingerprint), ""))
+    return _flat(_identity(stage))
 
 
 def differences(one: Stage, other: Stage) -> list[tuple[str, Any, Any]]:
     """The fields in which two identities differ, as (name, value in one, value in other)."""
-    a, b = flat_identity(one), flat_identity(other)
-    return [(name, _in(a, name), _in(b, name)) for name in sorted({*a, *b}) if _in(a, name) != _in(b, name)]
+    a, b = (_flat(known | {"spec": as_now(known["spec"])}) for known in map(_identity, (one, other)))
+    return [(name, a.get(name), b.get(name)) for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
 
 
 def most_similar(stage: Stage, others: Iterable[Stage]) -> Stage | None:
@@ -27,10 +27,12 @@ def most_similar(stage: Stage, others: Iterable[Stage]) -> Stage | None:
     return min(like, key=lambda other: (len(differences(stage, other)), other.key), default=None)
 
 
-def _in(flat: Mapping[str, Any], name: str) -> Any:
-    """The value there; of a dial of the backend that an identity leaves out the one that it then has."""
-    _, of_backend, dial = name.rpartition("backend.")
-    return flat.get(name, LATER_BACKEND_DIALS.get(dial) if of_backend else None)
+def _identity(stage: Stage) -> dict[str, Any]:
+    return identity(stage.kind, stage.spec, stage.parents, stage.fingerprint)
+
+
+def _flat(value: Any) -> dict[str, Any]:
+    return dict(_flatten(value, ""))
 
 
 def _flatten(value: Any, name: str) -> Iterable[tuple[str, Any]]:

@@ -128,15 +128,13 @@ def _protocol(plan: Stored, results: Stored) -> Iterator[str]:
     )
     if "pretrain" in by_kind:
         p = by_kind["pretrain"]["pretrain"]
-        images = _each(f"{r['facts']['n_pretrain']} train, {r['facts']['n_validation']} validate"
-                       for r in _of(plan, stages, "pretrain") if not r["error"])  # fmt: skip
+        images = _counts(plan, stages, "pretrain", "{n_pretrain} train, {n_validation} validate")
         yield (
             f"# pretraining: {p['steps']:,} steps of {p['batch']} images, {p['optimizer']} at {p['learning_rate']}, on "
             f"all images of {by_kind['pretrain']['data']['reader']} without their masks ({images}); `paper` has "
             f"{PretrainSettings().steps:,} steps on Flowers 102"
         )
-    sizes = _each(f"{r['facts']['n_train']} train and {r['facts']['n_eval']} evaluate"
-                  for r in _of(plan, stages, "finetune") if not r["error"])  # fmt: skip
+    sizes = _counts(plan, stages, "finetune", "{n_train} train and {n_eval} evaluate")
     yield (
         f"# finetuning: {f['steps']:,} steps of {f['batch']} images (fewer where fewer train), {f['optimizer']} at "
         f"{f['learning_rate']}, {f['loss']} loss, weights of the last step; {cell['data']['reader']}: {sizes}; `paper` "
@@ -144,6 +142,11 @@ def _protocol(plan: Stored, results: Stored) -> Iterator[str]:
     )
     yield f"# cells: {len(ended)} of {len(plan['cells'])}; settings: {', '.join(plan['overrides'] + plan['only'])}"
     yield from (f"# {note}" for note in plan["notes"])
+
+
+def _counts(plan: Stored, stages: Stored, kind: str, shown: str) -> str:
+    """How many images the stages of a kind have used."""
+    return _each(shown.format(**r["facts"]) for r in _of(plan, stages, kind) if not r["error"])
 
 
 def _means(plan: Stored, results: Stored) -> Iterator[str]:

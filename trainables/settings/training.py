@@ -36,8 +36,13 @@ LATER_BACKEND_DIALS: dict[str, Any] = {"compiled": False, "fused": False}
 
 
 def as_now(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's spec with the later dials of its backend, whenever it was written."""
-    return {**spec, "backend": {**LATER_BACKEND_DIALS, **spec["backend"]}} if "backend" in spec else dict(spec)
+    """A stage's spec, and that in a trial's objective, with the later dials of its backend, whenever it was written."""
+    found = dict(spec)
+    if "backend" in found:
+        found["backend"] = {**LATER_BACKEND_DIALS, **found["backend"]}
+    if "finetune" in found.get("objective", {}):
+        found["objective"] = {**found["objective"], "finetune": as_now(found["objective"]["finetune"])}
+    return found
 
 
 def as_before(spec: Mapping[str, Any]) -> dict[str, Any]:
