@@ -12,6 +12,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, NoReturn, ParamSpec, TextIO
 
 from orchestrator.passwords import without_passwords
+from trainables.start import interrupted, started
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 def guarded(main: Callable[P, int]) -> Callable[P, int]:
     """An entry point whose output cannot break it: a reader that went away (`| head -1`) ends it quietly, a full disk
-    behind stdout with a message, and what a terminal cannot show is shown as escapes."""
+    behind stdout with a message, and what a terminal cannot show is shown as escapes. Ctrl-C ends it with one line."""
 
     @wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -45,6 +46,7 @@ def guarded(main: Callable[P, int]) -> Callable[P, int]:
                     stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         code = INCOMPLETE
         try:
+            started()
             code = main(*args, **kwargs)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -54,6 +56,10 @@ def guarded(main: Callable[P, int]) -> Callable[P, int]:
             _drop(sys.stdout)
             print(f"error: {error}", file=sys.stderr)
             code = INCOMPLETE
+        except KeyboardInterrupt:
+            code = _told_of_interrupt()
+        if code == INTERRUPTED:
+            interrupted()
         try:
             if sys.stderr is not None:
                 sys.stderr.flush()
@@ -62,6 +68,13 @@ def guarded(main: Callable[P, int]) -> Callable[P, int]:
         return code
 
     return run
+
+
+def _told_of_interrupt() -> int:
+    """One line that says so, and the exit code."""
+    with suppress(OSError, ValueError):
+        print("interrupted", file=sys.stderr)
+    return INTERRUPTED
 
 
 class OutputLost(Exception):

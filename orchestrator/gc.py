@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.command_line import (
     FINISHED,
     INCOMPLETE,
-    INTERRUPTED,
     WRONG_REQUEST,
+    Parser,
     guarded,
     human_console,
     positive,
@@ -32,7 +32,7 @@ SHOWN = 20
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m orchestrator.gc",
         description="Show what no plan in the store reaches, and remove it with --delete. What somebody may be working "
         "on stays. MLflow is not touched.",
@@ -64,8 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     except StoreError as error:
         say(human_console(), f"error: {error}")
         return WRONG_REQUEST
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def _act(args: argparse.Namespace, store: Store, found: Garbage) -> int:

@@ -10,8 +10,7 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import urlparse
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator.command_line import (
     FINISHED,
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from orchestrator.plan.build import Plans
     from orchestrator.plan.diff import Diff
     from orchestrator.record.store import Store
-
-TRACKING = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     args = parser().parse_args(argv)
+    if args.devices and not args.dry_run:
+        parser().error("--devices goes with --dry-run")
     args.begun = False
     from orchestrator.execute.interrupts import interruptible
 
@@ -101,19 +100,22 @@ def _refusals() -> tuple[type[Exception], ...]:
     from orchestrator.execute.preparation import CannotRun
     from orchestrator.grid.errors import GridError
     from orchestrator.record.store import StoreError
+    from orchestrator.record.tracking import TrackingError
     from orchestrator.results import ResultsError
     from trainables.data import WrongRequest
 
-    return Refused, CannotRun, GridError, StoreError, ResultsError, WrongRequest
+    return Refused, CannotRun, GridError, StoreError, TrackingError, ResultsError, WrongRequest
 
 
 def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     from orchestrator.execute.preparation import compare, examined, refuse_bad_data, unfold
     from orchestrator.look_rounds import Rounds, merged
     from orchestrator.plan.build import new_plan_id
+    from orchestrator.record.tracking import tracking_address
 
     requests = _requests(args)
     store = _open(args)
+    tracking = tracking_address(args.tracking_uri, store.folder)
     folded = examined(requests, _data_root(args), lambda text: say(console, text))
     rounds = Rounds([] if args.stage else requests, store)
     held = partial(compare, store=store, retry_failed=args.retry_failed, stage=args.stage)
@@ -123,7 +125,7 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     refuse_bad_data(built, found)
     plan_id = new_plan_id()
     before = store.finished() if args.stage else set()
-    where = _where(args, store)
+    where = _where(args, store, tracking)
     for text in built.notes:
         say(console, f"note: {text}")
     reused = len(found.keys("reused"))
@@ -196,7 +198,25 @@ def _requests(args: argparse.Namespace) -> list[Request]:
     twice = [name for name in called if called.count(name) > 1]
     if twice:
         raise Refused(f"two of the files name their grid {twice[0]!r}; results are kept by that name, so change one")
+    _refuse_different_dials(requests)
     return requests
+
+
+def _refuse_different_dials(requests: list[Request]) -> None:
+    """One run has one set of dials. `keep_weights` is no such dial: it is about each grid's own cells."""
+    first, *others = requests
+    dials = _dials(first)
+    for other in others:
+        differing = [f"run.{name}" for name, value in _dials(other).items() if value != dials[name]]
+        if differing:
+            raise Refused(
+                f"grids {first.grid.grid} and {other.grid.grid} differ in {', '.join(differing)}, of which one run has "
+                "one value; give it to both with --set, or run them one after the other"
+            )
+
+
+def _dials(request: Request) -> dict[str, Any]:
+    return request.grid.run.model_dump(mode="json", exclude={"keep_weights"})
 
 
 def _refuse_unknown_references(requests: list[Request]) -> None:
@@ -217,16 +237,9 @@ def _open(args: argparse.Namespace) -> Store:
     return store
 
 
-def _where(args: argparse.Namespace, store: Store) -> Where:
+def _where(args: argparse.Namespace, store: Store, uri: str) -> Where:
     from orchestrator.execute.driver import Where
-    from orchestrator.record.tracking import default_uri
 
-    uri = args.tracking_uri or default_uri(store.folder)
-    if urlparse(uri).scheme.partition("+")[0] not in TRACKING:
-        raise Refused(
-            f"MLflow at {uri}: no such address; expected http://HOST:PORT, sqlite:///FILE.db or "
-            "postgresql://USER@HOST/NAME"
-        )
     journal = None if store.folder is None else str(store.folder / "studies" / "optuna.log")
     return Where(args.executor, args.address, args.max_concurrent, uri, args.experiment, args.study_storage or journal)
 

@@ -38,12 +38,13 @@ def answered(act: Callable[[argparse.Namespace], int], args: argparse.Namespace)
     """The exit code of `act`; a request that cannot be met is one message, without passwords."""
     from orchestrator.record.cell_reader import many_objects
     from orchestrator.record.store import StoreError
+    from orchestrator.record.tracking import TrackingError
     from orchestrator.results import ResultsError
 
     try:
         with many_objects():
             return act(args)
-    except (StoreError, ResultsError) as error:
+    except (StoreError, TrackingError, ResultsError) as error:
         print(f"error: {without_passwords(str(error))}", file=sys.stderr)
         return WRONG_REQUEST
 
@@ -52,9 +53,8 @@ def read(args: argparse.Namespace) -> list[Collected]:
     """The results of all plans that the options name, the first of them first.
 
     Raises:
-        StoreError, ResultsError: the request cannot be met; the text is the message for the user.
+        StoreError, TrackingError, ResultsError: the request cannot be met; the text is the message for the user.
     """
-    from orchestrator.record import tracking
     from orchestrator.record.store import open_store
     from orchestrator.results import ResultsError
     from orchestrator.results.collected import collected
@@ -64,8 +64,7 @@ def read(args: argparse.Namespace) -> list[Collected]:
     for uri, plan_id in _asked(args):
         store = open_store(uri)
         plan = _settled(_plan(store, name, plan_id, args.profile), store)
-        where = args.tracking_uri or tracking.default_uri(store.folder)
-        found.append(collected(store, plan, where, args.experiment, args.source))
+        found.append(collected(store, plan, tracking_uri(args, store), args.experiment, args.source))
     same = [c.plan["plan"] for c in found]
     if len({(c.store.address, c.plan["plan"]) for c in found}) < len(found):
         raise ResultsError(f"plan {same[0]} of one store is named twice; expected different plans or stores to compare")
@@ -73,10 +72,14 @@ def read(args: argparse.Namespace) -> list[Collected]:
 
 
 def tracking_uri(args: argparse.Namespace, store: Store) -> str:
-    """The MLflow that belongs to a store, unless another one is named."""
-    from orchestrator.record import tracking
+    """The MLflow that belongs to a store, unless another one is named.
 
-    return str(args.tracking_uri or tracking.default_uri(store.folder))
+    Raises:
+        TrackingError: its address is none.
+    """
+    from orchestrator.record.tracking import tracking_address
+
+    return tracking_address(args.tracking_uri, store.folder)
 
 
 def _asked(args: argparse.Namespace) -> Iterator[tuple[str, str | None]]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.command_line import (
     FINISHED,
     INCOMPLETE,
-    INTERRUPTED,
     WRONG_REQUEST,
     Parser,
     guarded,
@@ -37,14 +36,19 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--plan", help="plan id (default: the grid's newest)")
     p.add_argument("--store", default="./runs", help="path or s3:// URL of the results (default ./runs)")
-    p.add_argument("--explain", metavar="KEY", help="what a key stands for, and where it differs from the most similar")
-    p.add_argument("--replay", metavar="KEY", help="print the command that runs exactly this stage, inline")
-    p.add_argument("--export", nargs=2, metavar=("KEY", "DIR"), help="write a pretrain's weights and settings into DIR")
+    one = p.add_mutually_exclusive_group()
+    one.add_argument(
+        "--explain", metavar="KEY", help="what a key stands for, and where it differs from the most similar"
+    )
+    one.add_argument("--replay", metavar="KEY", help="print the command that runs exactly this stage, inline")
+    one.add_argument(
+        "--export", nargs=2, metavar=("KEY", "DIR"), help="write a pretrain's weights and settings into DIR"
+    )
+    one.add_argument("--sync-mlflow", action="store_true", help="complete MLflow from the store, also an empty new one")
+    one.add_argument("--watch", action="store_true", help="refresh until nothing runs")
     p.add_argument("--register", metavar="NAME", help="with --export: also a version of MLflow's registered model NAME")
-    p.add_argument("--sync-mlflow", action="store_true", help="complete MLflow from the store, also an empty new one")
     p.add_argument("--tracking-uri", help="MLflow (default $MLFLOW_TRACKING_URI, else SQLite in the store)")
     p.add_argument("--experiment", default="transfergrid", help="MLflow experiment (default transfergrid)")
-    p.add_argument("--watch", action="store_true", help="refresh until nothing runs")
     p.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return p
 
@@ -55,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.register is not None and not args.export:
         parser().error("--register goes with --export")
+    if args.watch and args.json:
+        parser().error("--watch goes without --json, which tells how the run stands now")
     from orchestrator.execute.state import Unknown
     from orchestrator.record.store import StoreError, open_store
 
@@ -71,17 +77,16 @@ def main(argv: list[str] | None = None) -> int:
     except (StoreError, Unknown) as error:
         say(human_console(), f"error: {error}")
         return WRONG_REQUEST
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def _export(args: argparse.Namespace, store: Store, console: Console) -> int:
     from orchestrator.execute.state import Unknown
     from orchestrator.record.export import ExportError, fetch, require_empty, write
-    from orchestrator.record.tracking import TrackingError, default_uri
+    from orchestrator.record.tracking import TrackingError, tracking_address
 
-    folder, uri, run_id, version = Path(args.export[1]), args.tracking_uri or default_uri(store.folder), "", None
+    folder, uri, run_id, version = Path(args.export[1]), "", "", None
     try:
+        uri = tracking_address(args.tracking_uri, store.folder)
         found = fetch(store, args.export[0])
         require_empty(folder)
         if args.register is not None:
@@ -107,10 +112,10 @@ def _sync(args: argparse.Namespace, store: Store, console: Console) -> int:
     from orchestrator.execute.state import Unknown
     from orchestrator.execute.trials import settled
     from orchestrator.record.reconcile import sync
-    from orchestrator.record.tracking import Tracker, TrackingError, default_uri
+    from orchestrator.record.tracking import Tracker, TrackingError, tracking_address
 
-    uri = args.tracking_uri or default_uri(store.folder)
     try:
+        uri = tracking_address(args.tracking_uri, store.folder)
         tracker = Tracker(uri, args.experiment)
         ended, missed = sync(
             store, tracker, lambda text: say(console, f"warning: {text}"), lambda plan: settled(plan, store)
@@ -129,7 +134,11 @@ def _one_key(args: argparse.Namespace, store: Store, console: Console) -> int:
 
     stage, plan, studies = find_stage(args.explain or args.replay, store)
     if args.replay:
-        print(replay(stage, plan, args.store))
+        command = replay(stage, plan, args.store)
+        if args.json:
+            print_json({"command": command})
+        else:
+            print(command)
         return 0
     other = most_similar(stage, every_stage(store).values())
     parts = differences(stage, other) if other else []
@@ -170,6 +179,7 @@ def _show(args: argparse.Namespace, store: Store, console: Console) -> int:
 def _print(record: dict[str, Any], state: dict[str, Any], console: Console) -> None:
     from orchestrator.execute.view import running_table, seconds_text
     from orchestrator.plan.study_state import study_line
+    from orchestrator.plan.words import counted
 
     console.print(
         f"{record['grid']}: {record['title']} (profile {record['profile']}, plan {record['plan']})", markup=False
@@ -188,7 +198,7 @@ def _print(record: dict[str, Any], state: dict[str, Any], console: Console) -> N
         console.print(f"... and {len(failed) - SHOWN} more failed", highlight=False)
     causes = Counter(f["error"] for f in state["failures"] if f["outcome"] == "blocked")
     for error, count in causes.most_common(SHOWN):
-        console.print(f"blocked ({count} stages): {error}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"blocked ({counted(count, 'stage')}): {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

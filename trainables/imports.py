@@ -10,7 +10,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -80,13 +79,15 @@ def read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
             found: Any = load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except UnpicklingError as error:
         raise StageError(
-            f"{path}: refused, since it is no plain file of tensors and other objects could run code "
-            f"({_first_line(error)}); expected {expected}"
+            f"{path}: refused, since it is no plain file of tensors and other objects could run code"
+            f"{_quoted(error)}; expected {expected}"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise StageError(f"{path}: cannot be read as weights ({_first_line(error)}); expected {expected}") from None
+    except Exception as error:  # a damaged file may fail at any step of reading it
+        raise StageError(f"{path}: cannot be read as weights{_quoted(error)}; expected {expected}") from None
     for key in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -98,8 +99,22 @@ def read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+def _quoted(error: Exception) -> str:
+    """What of an error helps, in brackets: the object that was refused, or the first line of what went wrong.
+
+    torch's advice how to read a refused file without its checks is left out.
+    """
+    text = str(error).strip()
+    if found := re.search(r"GLOBAL ([\w.]{1,100})", text):
+        return f" (it asks for {found[1]})"
+    if "weights_only" in text:
+        return " (it is a TorchScript archive)" if "TorchScript" in text else ""
+    return f" ({type(error).__name__}: {_printable(text.partition(chr(10))[0])[:200]})"
+
+
+def _printable(text: str) -> str:
+    """A text out of a file without what steers terminals."""
+    return "".join(character for character in text if character.isprintable())
 
 
 def _of_colorizer(given: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -149,7 +164,7 @@ def take(
         if given[key].shape != expected[ours].shape
     ]
     told = [
-        f"{kind} {names[0]}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+        f"{kind} {_printable(names[0])}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
         for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", unequal))
         if names
     ]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
+
+KEPT_ORDERS = 4  # of epochs: a batch spans two; few, since an order takes 8 bytes an image
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -41,8 +44,14 @@ def batch_indices(count: int, batch: int, step: int, seed: int, *purpose: str | 
     parts, position = [], first
     while position < first + batch:
         epoch, offset = divmod(position, count)
-        order = torch.randperm(count, generator=generator(seed, *purpose, "epoch", epoch))
+        order = _order(count, derive(seed, *purpose, "epoch", epoch))
         taken = order[offset : offset + first + batch - position]
         parts.append(taken)
         position += len(taken)
-    return torch.cat(parts)
+    return torch.cat(parts)  # a copy: nobody can change an order that is kept
+
+
+@lru_cache(maxsize=KEPT_ORDERS)
+def _order(count: int, number: int) -> torch.Tensor:
+    """A permutation of 0 ... count - 1 by a derived seed. Kept, since it takes milliseconds where images are many."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(number))

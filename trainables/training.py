@@ -14,6 +14,9 @@ from trainables.optimizers.lars import LARS
 from trainables.randomness import seed_everything
 from trainables.settings import BackendSettings
 
+# Devices on which one kernel updates all weights of an optimiser of torch. On a CPU plain updates keep the digits.
+FUSED_ON = ("cuda",)
+
 
 class OptimizerDials(Protocol):
     """The dials that an optimiser needs; PretrainSettings and FinetuneSettings have them."""
@@ -39,16 +42,29 @@ def make_optimizer(dials: OptimizerDials, model: nn.Module) -> torch.optim.Optim
     """The optimiser that the settings name, over the parameters of `model` that are to be trained."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
+    rate, momentum, decay = dials.learning_rate, dials.momentum, dials.weight_decay
+    fused = True if dials.optimizer != "lars" and {p.device.type for p in parameters} <= {*FUSED_ON} else None
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(parameters, lr=dials.learning_rate, weight_decay=dials.weight_decay),
-        "sgd": lambda: torch.optim.SGD(
-            parameters, lr=dials.learning_rate, momentum=dials.momentum, weight_decay=dials.weight_decay
-        ),
-        "lars": lambda: LARS(
-            parameters, lr=dials.learning_rate, momentum=dials.momentum, weight_decay=dials.weight_decay
-        ),
+        "adam": lambda: torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused),
+        "sgd": lambda: torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay, fused=fused),
+        "lars": lambda: LARS(parameters, lr=rate, momentum=momentum, weight_decay=decay),
     }
-    return makers[dials.optimizer]()
+    optimizer = makers[dials.optimizer]()
+    if fused:
+        optimizer.register_load_state_dict_post_hook(_stay_fused)
+    return optimizer
+
+
+def _stay_fused(optimizer: torch.optim.Optimizer) -> None:
+    """What one kernel needs of a state that was loaded, whichever optimiser saved it (those of cells that are trained
+    as one are made on the CPU): steps on the device, all else in the memory layout of the weights."""
+    for group in optimizer.param_groups:
+        group["fused"] = True
+        for p in group["params"]:
+            state = optimizer.state.get(p, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    state[name] = torch.empty_like(p).copy_(value) if value.ndim else value.to(p.device)
 
 
 def use_backend(backend: BackendSettings) -> None:

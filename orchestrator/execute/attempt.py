@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from orchestrator.execute.context import StoreContext
-from orchestrator.execute.outcome import Cause, Job, Outcome
+from orchestrator.execute.device_memory import is_device_full, is_device_lost
+from orchestrator.execute.outcome import Cause, DeviceLost, Job, Outcome
 from orchestrator.plan.stages import Stage
 from orchestrator.record.leases import Lease, LeaseLost, acquire, holder
 from orchestrator.record.store import Store, StoreError, open_store
@@ -103,7 +104,14 @@ class Attempt:
         return _from_commit(record, executed=True, wasted=wasted)
 
     def fail(self, error: Exception) -> Outcome:
-        """The outcome of what was raised since `begin` was called. A fault goes to the store, with its traceback."""
+        """The outcome of what was raised since `begin` was called. A fault goes to the store, with its traceback.
+
+        Raises:
+            DeviceLost: this process can run nothing more on its GPU. The stage is given back.
+        """
+        if is_device_lost(error):
+            self.release()
+            raise device_lost(error) from error
         if isinstance(error, LeaseLost):
             return Outcome(self.stage.key, "elsewhere", executed=False)
         if isinstance(error, (StageError, StoreError)):
@@ -112,7 +120,7 @@ class Attempt:
             return self._fail(f"{error} (on host {socket.gethostname()})", "", "data")
         cause: Cause = "data" if isinstance(error, OSError) else "stage"
         if is_out_of_memory(error):
-            cause = "device" if isinstance(error, torch.OutOfMemoryError) else "memory"
+            cause = "device" if is_device_full(error) else "memory"
         text = f"{type(error).__name__}: {error}".strip()
         return self._fail(text, "".join(traceback.format_exception(error)), cause)
 
@@ -148,9 +156,17 @@ def _context(store: Store, stage: Stage, job: Job, lease: Lease | None) -> Store
 def is_out_of_memory(error: BaseException) -> bool:
     """True for what Python and torch raise when memory of the host or of a device is used up."""
     text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text)
+    return (
+        isinstance(error, MemoryError)
+        or is_device_full(error)
+        or (isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text))
     )
+
+
+def device_lost(error: BaseException) -> DeviceLost:
+    """What a process whose GPU is lost to it dies of, in one line; torch's own text goes on with advice."""
+    first = next(iter(str(error).splitlines()), "")
+    return DeviceLost(f"its GPU is lost to it: {type(error).__name__}: {first} (on host {socket.gethostname()})")
 
 
 def _from_commit(record: Mapping[str, Any], *, executed: bool = False, wasted: bool = False) -> Outcome:

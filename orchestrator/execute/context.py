@@ -32,7 +32,7 @@ class StoreContext(Context):
         super().__init__(
             job.data_root,
             Path(),
-            device=choose_device(job.device),
+            device=choose_device(job.device, job.device_share),
             checkpoint_seconds=job.checkpoint_seconds,
             cache_dir=job.cache_dir,
             fingerprint=stage.fingerprint,
@@ -113,11 +113,16 @@ class StoreContext(Context):
                 continue  # a full disk, say: the stage itself will meet it
 
 
-def choose_device(asked: str) -> torch.device:
-    """`auto`: a GPU where this process was given one, else the CPU."""
+def choose_device(asked: str, share: float | None) -> torch.device:
+    """`auto`: a GPU where this process was given one, else the CPU.
+
+    Args:
+        share: of a GPU that this process was given; None: nobody shares them out, so it takes what there is. Where it
+            is 0, Ray leaves all GPUs of the node visible, and the first one is somebody else's.
+    """
     if asked != "auto":
         return torch.device(asked)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if share != 0 and torch.cuda.is_available() else "cpu")
 
 
 @lru_cache(maxsize=2)

@@ -16,6 +16,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.execute.outcome import DeviceLost
 from orchestrator.execute.ray_node import node_name, node_of_actor, nodes_alive
 
 Verdict = Literal["node", "process", "memory"]
@@ -37,6 +38,7 @@ class Inquest:
     def __init__(self, error: BaseException | None) -> None:
         self._began = time.monotonic()
         self._node = node_of_actor(getattr(error, "actor_id", None)) if isinstance(error, RayActorError) else None
+        self._told = error.cause if isinstance(error, RayTaskError) else None
         self._verdict = self._at_once(error)
         self._sign: Any = None if self._verdict else _sign_of_life(self._node)
 
@@ -44,6 +46,20 @@ class Inquest:
     def node(self) -> str:
         """Where it happened, for people."""
         return node_name(self._node)
+
+    @property
+    def reason(self) -> str:
+        """What the process died of, in a line: what it has told itself, or what is usual."""
+        if self._told is None:
+            return "killed, or out of memory"
+        if isinstance(self._told, DeviceLost):
+            return str(self._told)
+        return f"{type(self._told).__name__}: {next(iter(str(self._told).splitlines()), '')}"
+
+    @property
+    def words(self) -> str:
+        """What is known of the end of a process, for people."""
+        return f"its worker process on {self.node} died" if self._told is None else f"its worker process: {self.reason}"
 
     def verdict(self) -> Verdict | None:
         """The cause; None while the node is silent and not yet given up."""

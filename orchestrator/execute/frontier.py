@@ -1,4 +1,5 @@
-"""Which stage may start next: parents done, longest critical path first. No Ray here, so that tests are quick."""
+"""Which stage may start next: parents done, imports before all else, then the longest critical path first. No Ray here,
+so that tests are quick."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ SMALL = frozenset({"finetune", "probe", "analysis"})  # kinds that travel in pac
 # A pack saves a second or so for each stage beside the first, and delays the end of the run by as much as it is longer
 # than one stage. So what is long travels alone.
 PACK_SECONDS = 120.0
+# Added to the path of an import: it takes moments, and tells of a wrong file that hours of training would else hide.
+AT_ONCE = 1e12
 Shape = Callable[[Stage], str | None]
 
 
@@ -66,7 +69,8 @@ class Frontier:
                 self._children[parent].append(key)
         for key in reversed(new):
             longest = max((self._path[child] for child in self._children.get(key, ())), default=below)
-            self._path[key] = self.stages[key].cost + longest
+            ahead = AT_ONCE if self.stages[key].kind == "import" else 0.0
+            self._path[key] = ahead + self.stages[key].cost + longest
         for key in new:
             if not self._waiting[key]:
                 self._push(key)
@@ -124,7 +128,8 @@ class Frontier:
         return pack
 
     def urgency(self, pack: Sequence[Stage]) -> float:
-        """Seconds of the longest chain that a pack begins; of packs that wait for a worker the greatest goes first."""
+        """Seconds of the longest chain that a pack begins, an import's beyond all; of packs that wait for a worker the
+        greatest goes first."""
         return self._path[pack[0].key]
 
     def _travels_with(self, stage: Stage, first: Stage, cost: float, shape: Shape | None) -> bool:

@@ -1,4 +1,4 @@
-"""What crosses process borders: jobs go out, outcomes come back. Never exceptions."""
+"""What crosses process borders: jobs go out, outcomes come back. Never exceptions, but for one that ends a process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ class ClusterError(Exception):
     """Ray cannot be reached, or never could run what is asked."""
 
 
+class DeviceLost(Exception):
+    """CUDA serves this process no more, so no stage can go on in it: a worker has to end with this, and does.
+
+    Ray takes it to the driver, as what the process died of.
+    """
+
+
 @dataclass(frozen=True)
 class Job:
     """What a worker needs besides the stage. Nothing in it changes a result."""
@@ -24,7 +31,7 @@ class Job:
     checkpoint_seconds: float = 30.0
     beat_seconds: float = 2.0
     device: str = "auto"
-    device_share: float = 0.0  # of a GPU that this process is to keep to; 0: not known, not capped
+    device_share: float | None = None  # of a GPU, that this process was given and keeps to; None: all that there are
     cache_dir: str | None = None
     again: bool = False  # run a finished stage once more, to compare; its record stays as it is
 

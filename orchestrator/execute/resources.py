@@ -1,7 +1,7 @@
 """What each kind of stage occupies while it runs. Few shapes, so that warm workers can be used again.
 
-The share of a GPU follows from measured memory: a stage's peak is written into its commit, and stages like it get the
-share that the peak needs from then on. All here is arithmetic; `device_memory` asks the device.
+The share of a GPU that a small stage gets follows from measured memory: a stage's peak is written into its commit, and
+stages like it get the share that the peak needs from then on. All here is arithmetic; `device_memory` asks the device.
 """
 
 from __future__ import annotations
@@ -61,9 +61,12 @@ class Shape:
 def shape_of(kind: str, run: Run, *, gpus: bool, share: float | None = None) -> Shape:
     """The shape of a kind of stage: `run.resources`, else one CPU and, where there are GPUs, a share of one.
 
+    What usually has a whole GPU keeps it, however little memory it takes: it fills the GPU's arithmetic, and several
+    would only take turns. `run.resources.pretrain.gpus: 0.25` has them share one all the same.
+
     Args:
         gpus: whether there are any.
-        share: of a GPU, as measured; None: the kind's usual one.
+        share: of a GPU, as measured by memory; None: the kind's usual one.
     """
     from orchestrator.grid.schema import Resources  # pydantic, which a bare GPU machine may lack
 
@@ -71,7 +74,9 @@ def shape_of(kind: str, run: Run, *, gpus: bool, share: float | None = None) -> 
     if asked.gpus != "auto":
         return Shape(asked.cpus, float(asked.gpus))
     usual = _GPU_SHARE.get(kind, 1.0)
-    return Shape(asked.cpus, (usual if share is None or usual == 0 else share) if gpus else 0.0)
+    if share is None or not 0 < usual < 1:
+        share = usual
+    return Shape(asked.cpus, share if gpus else 0.0)
 
 
 def memory_class(stage: Stage) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from orchestrator.execute.attempt import Attempt
-from orchestrator.execute.device_memory import device_facts, limit_device_memory
+from orchestrator.execute.attempt import Attempt, device_lost
+from orchestrator.execute.device_memory import device_facts, is_device_lost, limit_device_memory
 from orchestrator.execute.outcome import Job, Outcome
 from orchestrator.plan.stages import Stage
 from trainables.context import Context, Result
@@ -24,13 +24,16 @@ def run_stage(stage: Stage, job: Job, over: int = 0) -> Outcome:
 
     Args:
         over: the number of a dead lease of this stage, to be taken over.
+
+    Raises:
+        DeviceLost: nothing more can run on the GPU in this process. The stage is given back.
     """
     attempt = Attempt(stage, job)
     try:
         if (ended := attempt.begin(over)) is not None:
             return ended
         with attempt.context.beating():
-            limit_device_memory(attempt.context.device, job.device_share)
+            limit_device_memory(attempt.context.device, job.device_share or 0.0)
             result = _function(stage)(stage.spec, attempt.context)
             result.facts |= device_facts(attempt.context.device)
             return attempt.succeed(result)
@@ -52,6 +55,9 @@ def run_fused(stages: Sequence[tuple[Stage, int]], job: Job) -> list[Outcome]:
 
     Returns:
         An outcome for each stage, in no order.
+
+    Raises:
+        DeviceLost: as `run_stage`; what has not ended is given back.
     """
     if len(stages) == 1:
         return [run_stage(stages[0][0], job, stages[0][1])]
@@ -89,14 +95,16 @@ def _run_together(attempts: Sequence[Attempt], job: Job, outcomes: list[Outcome]
     with ExitStack() as stack:
         for attempt in attempts:
             stack.enter_context(attempt.context.beating())
-        limit_device_memory(device, job.device_share)
         try:
+            limit_device_memory(device, job.device_share or 0.0)
             found = finetune_fused([a.stage.spec for a in attempts], [a.context for a in attempts])
-        except Exception:
+            facts = device_facts(device)
+        except Exception as error:
+            if is_device_lost(error):
+                raise device_lost(error) from error
             outcomes += [Outcome(a.stage.key, "elsewhere", executed=False) for a in attempts if a.lost]
             return [attempt for attempt in attempts if not attempt.lost]
         seconds = (time.time() - began) / len(attempts)
-        facts = device_facts(device)
         for attempt, ended in zip(attempts, found, strict=True):
             outcomes.append(_end(attempt, ended, seconds, facts))
     return []

@@ -191,8 +191,8 @@ class GraphSearcher(Searcher):  # type: ignore[misc]
             text = f"{times} nodes died while it ran on them, the last {inquest.node}"
             return Outcome(stage.key, "failed", error=text, cause="worker")
         if times <= self._packing.run.max_failures:
-            return Outcome(stage.key, "preempted", error=f"its worker process on {inquest.node} died", cause="worker")
-        text = f"its worker process died {times} times (killed, or out of memory)"
+            return Outcome(stage.key, "preempted", error=inquest.words, cause="worker")
+        text = f"its worker process died {times} times ({inquest.reason})"
         return Outcome(stage.key, "failed", error=text, cause="worker")
 
     def _settle(self, result: Mapping[str, Any]) -> None:

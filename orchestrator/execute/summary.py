@@ -8,13 +8,15 @@ from typing import Any
 
 from orchestrator.execute.driver import Report
 from orchestrator.plan.diff import Diff, profiles
+from orchestrator.plan.words import counted
 
 SHOWN_FAILURES = 10
 
 
 def headline(found: Diff) -> str:
     """`108 cells, 114 stages to run, 0 reused`."""
-    parts = [f"{len(found.cells)} cells", f"{len(found.planned)} stages to run", f"{len(found.keys('reused'))} reused"]
+    parts = [counted(len(found.cells), "cell"), f"{counted(len(found.planned), 'stage')} to run"]
+    parts.append(f"{len(found.keys('reused'))} reused")
     parts += [f"{len(keys)} {state}" for state in ("failed", "blocked") if (keys := found.keys(state))]
     return ", ".join(parts)
 
@@ -53,7 +55,8 @@ def ending(found: Diff, report: Report, about: Mapping[str, Any]) -> Iterator[st
     if found.keys("failed"):
         yield "  stages that failed by their own fault are not tried again, unless with --retry-failed"
     if report.not_in_mlflow:
-        yield f"MLflow lacks {report.not_in_mlflow} runs; the same command adds them when it answers again"
+        lacking = counted(report.not_in_mlflow, "run")
+        yield f"MLflow lacks {lacking}; the same command adds what it lacks when it answers again"
     for plan in found.plans:
         yield f"table:  python -m orchestrator.collect {plan.grid} --store {about['store']} --out results"
     uri = str(about["tracking_uri"])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field, create_model, model_validator
 
 from orchestrator.grid.schema import Fraction, Grid, Model, Seed, Selections
-from orchestrator.grid.sections import described
+from orchestrator.grid.sections import described, together
 from orchestrator.grid.source import Path_
 from trainables.settings import analyses as settings
 from trainables.settings.analyses import ANALYSIS_SETTINGS
@@ -83,7 +83,7 @@ class PredictionsSource(Model):
 def _with_dials(base: type[Model], cls: type, *less: str) -> type[Model]:
     """`base` with the dials of a settings class beside its own keys."""
     dials = {name: dial for name, dial in described(cls).items() if name not in less}
-    return cast("type[Model]", create_model(cls.__name__, __base__=base, **dials))
+    return cast("type[Model]", create_model(cls.__name__, __base__=base, __validators__=together(cls), **dials))
 
 
 SamplesPanel = _with_dials(SamplesSource, settings.SamplesPanel, "note")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from orchestrator.grid.analyses import ANALYSES, Asked, analysis_of, datasets_in, models_in, selections_in
 from orchestrator.grid.cells import AXES, places, source_of, taken
 from orchestrator.grid.errors import GridError, near
-from orchestrator.grid.faults import explain, section_faults
-from orchestrator.grid.schema import DEFAULT_NETWORK, Grid
+from orchestrator.grid.faults import explain
+from orchestrator.grid.networks import network_faults
+from orchestrator.grid.schema import Grid
 from orchestrator.grid.source import Path_, Source
-from trainables.settings import NETWORK_SETTINGS, PRETEXT_SETTINGS
+from trainables.settings import PRETEXT_SETTINGS
 
 # Kind of analysis -> the method that its models must have been trained by, where it is not all the same.
 _METHODS = {"gradcam": ("classification",), "targets": ("conrec",), "predictions": ("segmentation",)}
@@ -103,15 +104,7 @@ def _pretext(grid: Grid, kind: str, asked: Asked, source: Source) -> Iterator[Gr
 
 
 def _network(grid: Grid, asked: Asked, source: Source) -> Iterator[GridError]:
-    dials: Mapping[str, Any] = getattr(asked.value, "network", {})
-    usual = grid.network.get("name", DEFAULT_NETWORK)
-    name = dials.get("name", usual)
-    path = (*asked.path, "network")
-    if name not in NETWORK_SETTINGS:
-        yield GridError(f"{_where(source, path)}: no network {name!r}; {near(str(name), NETWORK_SETTINGS)}")
-        return
-    inherited = grid.network if name == usual else {}
-    yield from section_faults(NETWORK_SETTINGS[name], {**inherited, "name": name, **dials}, source, path)
+    yield from network_faults(grid, getattr(asked.value, "network", {}), source, (*asked.path, "network"))
 
 
 def _titles(analysis: Any, name: str, source: Source) -> Iterator[GridError]:

@@ -223,15 +223,16 @@ def claim_faults(grid: Grid, source: Source) -> Iterator[GridError]:
     changed = any(source.place((key,)).startswith("--set") for key in ("rows", "columns", "network", "table"))
     for number, entry in enumerate(grid.claims):
         path: Path_ = ("claims", number)
-        if entry.get("test") not in KINDS:
-            place, test = source.place((*path, "test")), entry.get("test")
+        test = entry.get("test")
+        if not isinstance(test, str) or test not in KINDS:
+            place = source.place((*path, "test"))
             yield GridError(f"{place}: claims.{number}.test: no test {test!r}; {near(str(test), KINDS)}")
             return
-        faults = list(model_faults(KINDS[entry["test"]], entry, source, path))
+        faults = list(model_faults(KINDS[test], entry, source, path))
         yield from faults
         if faults:
             return
-        claim = KINDS[entry["test"]].model_validate(entry)
+        claim = KINDS[test].model_validate(entry)
         if (before := first.setdefault(claim.id, number)) < number:
             place = source.place((*path, "id"))
             yield GridError(f"{place}: claims.{before} and claims.{number} have the same id {claim.id!r}; change one")

@@ -16,6 +16,7 @@ from orchestrator.grid.claims import looks_faults
 from orchestrator.grid.errors import GridError, near
 from orchestrator.grid.faults import explain
 from orchestrator.grid.meaning import meaning_faults
+from orchestrator.grid.networks import fit_faults
 from orchestrator.grid.reach import for_another, for_itself, grids_named
 from orchestrator.grid.schema import Cells, Grid
 from orchestrator.grid.select import select
@@ -67,7 +68,7 @@ def load_request(
     """
     path = _grid_path(name)
     source, chosen = _sources(path, profile, _own(path, profile, overrides))
-    grid = _with_others(_check(source), source, path, chosen, overrides)
+    grid = _with_others(_check_whole(source), source, path, chosen, overrides)
     return Request(select(grid, only), chosen, tuple(overrides), tuple(only), str(path.absolute()))
 
 
@@ -118,7 +119,7 @@ def _other(name: str, source: Source, place: Path_, beside: Path, profile: str, 
             f"{where}: no grid {name!r}; {near(name, builtin_grids())} (or a YAML file beside this one)"
         ) from None
     passed = for_another(overrides, _with_profile(read_yaml(path).values, profile))
-    return _check(_sources(path, profile, passed)[0])
+    return _check_whole(_sources(path, profile, passed)[0])
 
 
 def _own(path: Path, profile: str | None, overrides: Sequence[str]) -> list[str]:
@@ -189,5 +190,13 @@ def _check(source: Source) -> Grid:
     except ValidationError as error:
         raise explain(error, source, (), Grid) from None
     for problem in meaning_faults(grid, source):
+        raise problem
+    return grid
+
+
+def _check_whole(source: Source) -> Grid:
+    """As `_check`, with nothing to be laid over it any more, so that networks must fit what trains them."""
+    grid = _check(source)
+    for problem in fit_faults(grid, source):
         raise problem
     return grid

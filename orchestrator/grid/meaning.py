@@ -11,8 +11,8 @@ from orchestrator.grid.analysis_faults import datasets_asked, name_faults, shape
 from orchestrator.grid.claims import claim_faults
 from orchestrator.grid.errors import GridError, near
 from orchestrator.grid.faults import explain, model_faults, section_faults
+from orchestrator.grid.networks import section_faults_of_networks
 from orchestrator.grid.schema import (
-    DEFAULT_NETWORK,
     PRETEXT_SECTIONS,
     Downstream,
     Grid,
@@ -25,7 +25,6 @@ from orchestrator.grid.tuning import misfits
 from trainables.settings import (
     DATASET_OPTIONS,
     ENCODER_ONLY,
-    NETWORK_SETTINGS,
     PRETEXT_SETTINGS,
     SECTIONS,
     PretrainSettings,
@@ -42,7 +41,7 @@ def meaning_faults(grid: Grid, source: Source) -> Iterator[GridError]:
         if section != "network":
             yield from section_faults(cls, getattr(grid, section), source, (section,))
     yield from shape_faults(grid, source)
-    yield from _networks(grid, source)
+    yield from section_faults_of_networks(grid, source)
     for number, row in enumerate(grid.rows):
         yield from section_faults(
             SECTIONS["finetune"], {**grid.finetune, **row.finetune}, source, ("rows", number, "finetune")
@@ -56,23 +55,6 @@ def meaning_faults(grid: Grid, source: Source) -> Iterator[GridError]:
         if value not in METRICS:
             yield GridError(f"{source.place(('table', 'value'))}: no metric {value!r}; {near(value, METRICS)}")
     yield from claim_faults(grid, source)
-
-
-def _networks(grid: Grid, source: Source) -> Iterator[GridError]:
-    """Each section about networks with the dials of the one that it names."""
-    usual = grid.network.get("name", DEFAULT_NETWORK)
-    sections: list[tuple[Path_, Any, Mapping[str, Any]]] = [(("network",), usual, grid.network)]
-    sections += [(("networks", name), name, dials) for name, dials in grid.networks.items()]
-    for number, row in enumerate(grid.rows):
-        name = row.network.get("name", usual)
-        inherited = grid.network if name == usual else {}
-        sections.append((("rows", number, "network"), name, {**inherited, **row.network}))
-    for path, name, dials in sections:
-        if not isinstance(name, str) or name not in NETWORK_SETTINGS:
-            where = f"{source.place((*path, 'name'))}: {'.'.join(map(str, path))}"
-            yield GridError(f"{where}: no network {name!r}; {near(str(name), NETWORK_SETTINGS)}")
-            return
-        yield from section_faults(NETWORK_SETTINGS[name], {"name": name, **dials}, source, path)
 
 
 def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
@@ -114,7 +96,7 @@ def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
 
 def _prepare(entry: Any, source: Source, path: Path_) -> Iterator[GridError]:
     kind = entry.get("kind") if isinstance(entry, Mapping) else None
-    if kind not in PREPARE_SETTINGS:
+    if not isinstance(kind, str) or kind not in PREPARE_SETTINGS:
         where = f"{source.place((*path, 'kind'))}: {'.'.join(map(str, path))}.kind"
         yield GridError(f"{where}: no such preparation {kind!r}; {near(str(kind), PREPARE_SETTINGS)}")
         return

@@ -48,7 +48,8 @@ def _has(override: str, values: Values) -> bool:
     if section not in _NAMED or not rest:
         return True
     where, known = _NAMED[section]
-    return rest[0] in known or rest[0] in (values.get(where) or ())
+    own = values.get(where)  # not checked yet
+    return rest[0] in known or (isinstance(own, Mapping) and rest[0] in own)
 
 
 def _keys(override: str) -> list[str]:

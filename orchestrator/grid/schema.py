@@ -24,6 +24,7 @@ from trainables.settings.networks import NETWORK_SETTINGS
 DEFAULT_NETWORK = "conrec-unet"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Scenario = Literal["random-init", "cls-enc", "seg-enc-dec", "seg-enc", "probe", "constant"]
+MOST_TRIALS, MOST_SEEDS = 10_000, 1_000  # every one is planned at once: more is a typo that would fill the memory
 NeedsPretext = frozenset({"cls-enc", "seg-enc-dec", "seg-enc"})
 
 
@@ -46,7 +47,7 @@ class SeedLooks(Model):
     The seeds are 0, 1, 2, ...; `rule` says how alpha is spent over the looks (`results.statistics.looks`).
     """
 
-    looks: list[Annotated[Whole, Field(ge=2)]]
+    looks: list[Annotated[Whole, Field(ge=2, le=MOST_SEEDS)]]
     until: Literal["claims"] = "claims"
     rule: Literal["pocock", "obrien-fleming"] = "pocock"
 
@@ -226,7 +227,7 @@ class Tune(Model):
     """A study over one pretext's settings. Its winner's weights feed the cells."""
 
     space: str | None = None
-    trials: Whole = Field(ge=1)
+    trials: Whole = Field(ge=1, le=MOST_TRIALS)
     lengths: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1), AfterValidator(once)] = [1.0]
     objective: Literal["validation"] | Downstream = "validation"
     pruning: Pruning | None = None

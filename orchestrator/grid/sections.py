@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from trainables import settings
 from trainables.settings.datasets import PREPARE_SETTINGS
@@ -48,10 +48,24 @@ def described(cls: type) -> dict[str, Any]:
     return found
 
 
+def together(cls: type) -> dict[str, Any]:
+    """For pydantic's `create_model`: the check that the dials of a settings dataclass go together, if it has one."""
+    misfit = getattr(cls, "misfit", None)
+    if misfit is None:
+        return {}
+
+    def check(values: BaseModel) -> BaseModel:
+        if told := misfit(values):
+            raise ValueError(told)
+        return values
+
+    return {"together": model_validator(mode="after")(check)}
+
+
 def _strict(cls: type) -> type[BaseModel]:
     """A pydantic model of a settings dataclass."""
     config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
-    return create_model(cls.__name__, __config__=config, **described(cls))
+    return create_model(cls.__name__, __config__=config, __validators__=together(cls), **described(cls))
 
 
 _CHECKS: dict[type, type[BaseModel]] = {

@@ -35,7 +35,7 @@ class Source:
         A list is replaced by a list; a mapping of numbers (`rows.0.model` of `--set`) changes its entries.
         """
         places = dict(self.places)
-        values = _merge(self.values, other.values, (), places)
+        values = _merge(self.values, other, other.values, (), places)
         places.update({path: place for path, place in other.places.items() if path})
         return Source(values, places)
 
@@ -51,20 +51,34 @@ class Source:
         return rest, Source(dict(sub), {p[1:]: place for p, place in self.places.items() if p[:1] == (key,)})
 
 
-def _merge(base: Mapping[Any, Any], over: Mapping[Any, Any], path: Path_, places: dict[Path_, str]) -> dict[Any, Any]:
+def _merge(
+    base: Mapping[Any, Any], other: Source, over: Mapping[Any, Any], path: Path_, places: dict[Path_, str]
+) -> dict[Any, Any]:
+    """`over`, the part of `other` at `path`, laid over `base`. Raises GridError for an entry that a list has not."""
     merged = dict(base)
     for key, value in over.items():
         here, below = (*path, key), merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = _merge(below, value, here, places)
+            merged[key] = _merge(below, other, value, here, places)
             continue
-        if isinstance(value, Mapping) and isinstance(below, list) and set(value) <= set(range(len(below))):
-            merged[key] = list(_merge(dict(enumerate(below)), value, here, places).values())
+        if isinstance(value, Mapping) and isinstance(below, list) and all(type(number) is int for number in value):
+            _refuse_stray(value, below, other, here)
+            merged[key] = list(_merge(dict(enumerate(below)), other, value, here, places).values())
             continue
         for old in [p for p in places if p[: len(here)] == here]:
             del places[old]
         merged[key] = value
     return merged
+
+
+def _refuse_stray(changes: Mapping[int, Any], entries: list[Any], other: Source, path: Path_) -> None:
+    """Changes by number are of entries that there are."""
+    stray = next((number for number in changes if not 0 <= number < len(entries)), None)
+    if stray is None:
+        return
+    name = ".".join(map(str, path))
+    there = f"{name} has the entries 0 to {len(entries) - 1}" if entries else f"{name} is empty"
+    raise GridError(f"{other.place((*path, stray))}: there is no {name}.{stray}; {there}")
 
 
 def read_yaml(path: Path) -> Source:

@@ -147,9 +147,12 @@ class _Analyses:
 
     def _gradcam(self, asked: Any, spec: Spec) -> _Draft:
         draft = self._on(asked.model.pretext_data, spec)
+        spec |= self._note([asked.model.pretext_data])
         spec["network"] = self._model(asked.model, draft, "model")["network"]
         trained = self._trained(asked.model)
         self._size(asked, spec, trained.spec["pretrain"])
+        if trained.spec["pretext"].get("loss") == "binary":  # weights of many classes do not tell it
+            spec["loss"] = "binary"
         spec["data"] = trained.spec["data"]
         draft.parents |= {role: key for role, key in trained.parents.items() if role == "data"}
         return draft
@@ -169,7 +172,7 @@ class _Analyses:
             else:
                 draft.data.append(data)
             draft.dataset = draft.dataset or dataset
-            spec["panels"].append({**about, **self._note(dataset, panel.pretext), "data": data})
+            spec["panels"].append({**about, **self._note([dataset], panel.pretext), "data": data})
         return draft
 
     def _curves(self, asked: Any, spec: Spec) -> _Draft | None:
@@ -186,7 +189,7 @@ class _Analyses:
                 told.append({"name": line.name, "method": line.method, "dashed": line.dashed, "roles": list(roles)})
             gaps = [line.name for line in lines if line not in shown]
             if lines:
-                note = self._note(lines[0].cells[0].dataset)
+                note = self._note([lines[0].cells[0].dataset, *self._learnt_from(shown)])
                 spec["panels"].append({"title": title, "lines": told, **note, **({"gaps": gaps} if gaps else {})})
         return draft if spec["panels"] else None
 
@@ -206,7 +209,8 @@ class _Analyses:
         spec["models"] += [self._model(model, draft, model.name) for model in panel.models]
         self._size(asked, spec, self._trained(panel.models[0]).spec["pretrain"])
         about |= {"fraction": panel.fraction, "models": [model.name for model in panel.models]}
-        spec["panels"].append({**about, **self._note(panel.data), "data": dict(data)})
+        note = self._note([panel.data, *(model.pretext_data for model in panel.models if model.pretext)])
+        spec["panels"].append({**about, **note, "data": dict(data)})
         draft.data.append(data)
         draft.dataset = draft.dataset or panel.data
 
@@ -229,7 +233,7 @@ class _Analyses:
         data = _plain(first["data"])
         gaps = [line.name for line in lines if line not in shown]
         size = {"fraction": first["data"]["fraction"], "n_train": first["data"]["n_train"]}
-        note = self._note(lines[0].cells[0].dataset)
+        note = self._note([lines[0].cells[0].dataset, *self._learnt_from(shown)])
         spec["panels"].append({**about, **size, **note, **({"gaps": gaps} if gaps else {}), "data": data})
         draft.data.append(data)
         draft.dataset = draft.dataset or lines[0].cells[0].dataset
@@ -249,7 +253,7 @@ class _Analyses:
 
     def _distribution(self, asked: Any, spec: Spec) -> _Draft:
         draft = self._on(asked.data, spec)
-        spec |= {"names": dict(asked.names), **self._note(asked.data)}
+        spec |= {"names": dict(asked.names), **self._note([asked.data])}
         listing = self.below.facts_of(_plain(spec["data"])).listing
         if listing is not None:  # what is counted; the fingerprint of the data leaves it out
             spec["groups"] = listing.group_digest
@@ -277,12 +281,24 @@ class _Analyses:
         spec["data"] = self.below.data[dataset]
         return _Draft(spec, data=[self.below.data[dataset]], dataset=dataset)
 
-    def _note(self, dataset: str, pretext: str | None = None) -> Spec:
-        """What a figure says of data that are not those of its title."""
-        actual = stand_in(self.grid, dataset)
-        told = [f"{actual} in place of {dataset}"] if actual != dataset else []
+    def _note(self, datasets: Iterable[str], pretext: str | None = None) -> Spec:
+        """What a figure says of data that are not those of its title, or not those that its models should see."""
+        served: dict[str, list[str]] = {}
+        for dataset in dict.fromkeys(datasets):
+            if (actual := stand_in(self.grid, dataset)) != dataset:
+                served.setdefault(actual, []).append(dataset)
+        told = [f"{actual} in place of {_and(names)}" for actual, names in served.items()]
         told += ["colours made up"] if pretext in pseudo_coloured(self.grid) else []
         return {"note": ", ".join(told)} if told else {}
+
+    def _learnt_from(self, lines: Sequence[Line]) -> list[str]:
+        """The data sets that the pretexts of cells are trained on, so none where weights are imported."""
+        found = list[str]()
+        for cell in (cell for line in lines for cell in line.cells):
+            parents = self.below.stages[cell.key].parents.values()
+            if cell.pretext_data and not any(self.below.stages[key].kind == "import" for key in parents):
+                found.append(cell.pretext_data)
+        return found
 
     def _size(self, asked: Any, spec: Spec, training: Mapping[str, Any]) -> None:
         """The pictures have the size that the networks were trained at, unless the grid says another."""
@@ -329,6 +345,10 @@ def _each_seed_once(line: Line) -> tuple[Cell, ...]:
     if len({cell.seed for cell in line.cells}) < len(line.cells):
         raise WrongRequest(f"two cells of a figure are {line.name}, seed {line.cells[0].seed}; select one by `grid:`")
     return line.cells
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def _title(dataset: str, fraction: float | None) -> str:

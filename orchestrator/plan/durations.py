@@ -12,6 +12,7 @@ from orchestrator.plan.cost import device_seconds, dials_of
 from orchestrator.plan.keys import canonical
 from orchestrator.plan.lengths import steps_of
 from orchestrator.plan.stages import Stage
+from trainables.settings import as_now
 
 Record = Mapping[str, Any]
 Like = tuple[Any, ...]
@@ -23,8 +24,9 @@ def costed(stages: Mapping[str, Stage], records: Iterable[Record], *, device: st
     """The stages with costs learned from `records`; their order stays.
 
     The cost of a stage is the estimate for it, times the median of actual over estimated seconds of the records most
-    like it: of the same method, network, sizes and batch; where there are none of the same kind; else of all. As the
-    estimates grow with steps and images, so does what was learned. The order of the records does not matter.
+    like it: of the same method, network, sizes, batch and numeric backend; where there are none of any backend; of the
+    same kind; else of all. As the estimates grow with steps and images, so does what was learned. The order of the
+    records does not matter. Seconds of cells that were trained as one are each cell's part of them, as is its estimate.
 
     Args:
         records: commit records of finished stages, of these plans or of others.
@@ -111,27 +113,34 @@ class _LikesOfMany:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], tuple[Like, Like, Like]] = {}
+        self._known: dict[tuple[Any, ...], tuple[Like, ...]] = {}
 
-    def of(self, stage: Stage) -> tuple[Like, Like, Like]:
+    def of(self, stage: Stage) -> tuple[Like, ...]:
         """What `stage` has in common with others."""
         spec = stage.spec
         parts = (
             stage.kind,
             spec.get("frozen"),
-            *(id(spec.get(n)) for n in ("network", "pretext", "pretrain", "finetune")),
+            *(id(spec.get(n)) for n in ("network", "pretext", "pretrain", "finetune", "backend")),
         )
         if parts not in self._known:
             self._known[parts] = _likes(stage.kind, spec)
         return self._known[parts]
 
 
-def _likes(kind: str, spec: Mapping[str, Any]) -> tuple[Like, Like, Like]:
-    """What a stage has in common with others, the closest first: all that sets its pace; its kind; nothing."""
+def _likes(kind: str, spec: Mapping[str, Any]) -> tuple[Like, ...]:
+    """What a stage has in common with others, the closest first: all that sets its pace; that on any numeric backend;
+    its kind; nothing."""
     dials, pretext = dials_of(kind, spec), spec.get("pretext", {})
     pace = (
         *("pretrain" if kind == "trial" else kind, pretext.get("method"), tuple(pretext.get("tasks", ()))),
         *(canonical(spec.get("network")), spec.get("frozen", False)),
         *(dials.get(name) for name in ("input_size", "batch")),
     )
-    return pace, ("pretrain" if kind == "trial" else kind,), ()
+    return (*pace, _backend(spec)), pace, ("pretrain" if kind == "trial" else kind,), ()
+
+
+def _backend(spec: Mapping[str, Any]) -> str:
+    """Precision, compiling and fusing. Threads are those of the CPU, which stages of one grid have in common."""
+    backend = as_now({"backend": spec.get("backend", {})})["backend"]
+    return canonical({name: value for name, value in backend.items() if name != "threads"})

@@ -9,7 +9,7 @@ from orchestrator.plan.analyses import with_analyses
 from orchestrator.plan.datasets import source_of, stand_in
 from orchestrator.plan.pretexts import FactsOf, Pretexts
 from orchestrator.plan.stages import Cell, Labels, Plan, Stage, Study
-from trainables.settings import SECTIONS, ProbeSettings, parse
+from trainables.settings import SECTIONS, FinetuneSettings, ProbeSettings, parse, parse_network
 from trainables.settings.fusing import why_not_fused
 
 
@@ -42,6 +42,7 @@ class _Expansion:
             return self._constants(row, column, str(network["name"]))
         kind = "probe" if row.scenario == "probe" else "finetune"
         dials = check_section(SECTIONS[kind], {**getattr(self.grid, kind), **getattr(row, kind, {})})
+        facts, looks = self.below.facts[column.dataset], parse_network(network)
         source = source_of(row, column)
         parent = self.below.of(row.pretext, source, network) if row.pretext and source else None
         cells = []
@@ -58,13 +59,14 @@ class _Expansion:
             if kind == "finetune" and why_not_fused(spec) is None:
                 spec["backend"] = self.below.cell_backend
             if kind == "probe":
-                n_train, problem = self.below.facts[column.dataset].probe_size(
-                    fraction, parse(ProbeSettings, dials).shares
-                )
+                n_train, problem = facts.probe_size(fraction, parse(ProbeSettings, dials).shares)
+                problem = problem or facts.why_not_shown(looks)
                 spec["data"] |= {"fraction": fraction, "n_train": n_train}
                 spec["pretrained"] = parent is not None
             else:
                 n_train, problem = self._train_size(column, fraction)
+                options, settings = spec["data"]["options"], parse(FinetuneSettings, dials)
+                problem = problem or facts.why_not_finetuned(looks, settings, n_train, options)
                 spec["data"] |= {"fraction": fraction if n_train is None else None, "n_train": n_train}
             for seed in row.seeds if row.seeds is not None else self.grid.seeds:
                 stage = self._leaf(kind, row, column, fraction, {**spec, "seed": seed}, parent, problem)

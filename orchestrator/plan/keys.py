@@ -48,7 +48,7 @@ def identity(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fin
 
 def meaning(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A spec without the places where its data lie, as the fingerprint tells their content, without what is kept of its
-    result, and without dials of the backend that came later and have the value that means what was before them."""
+    result, and without dials that came later and have the value that means what was before them."""
     spec = as_before(spec)
     if "finetune" in spec.get("objective", {}):  # of a trial
         spec = {**spec, "objective": {**spec["objective"], "finetune": meaning(spec["objective"]["finetune"])}}

@@ -27,8 +27,16 @@ from orchestrator.plan.lengths import in_steps, lengths, rungs
 from orchestrator.plan.stages import Labels, Stage, Study
 from orchestrator.plan.studies import objective_of, study_key, trial_cost
 from trainables.data import WrongRequest
-from trainables.settings import PRETEXT_SETTINGS, SECTIONS, PretrainSettings
+from trainables.settings import (
+    PRETEXT_SETTINGS,
+    SECTIONS,
+    FinetuneSettings,
+    PretrainSettings,
+    parse,
+    parse_network,
+)
 from trainables.settings.datasets import PREPARE_SETTINGS
+from trainables.settings.fitting import SMALLEST
 
 FactsOf = Callable[[DataSpec], DataFacts]
 
@@ -80,15 +88,27 @@ class Pretexts:
         actual = stand_in(self.grid, source)
         labels: Labels = {"pretext": pretext, "pretext_data": actual, "network": network["name"]}
         labels |= {"seed": self.grid.pretrain_seed, "model": None, "scenario": None, "dataset": actual}
-        name, blocked, parents = f"{pretext} | {actual}", self.facts[source].absent, dict[str, str]()
+        name, facts, parents = f"{pretext} | {actual}", self.facts[source], dict[str, str]()
+        needs = PRETEXT_SETTINGS[method].needs
         if "prepare" in entry:
             prepared = self._prepare(entry["prepare"], spec, source)
-            parents, blocked = {"data": prepared.key}, prepared.blocked
-            spec["data"] = {**self.data[source], "prepared": True}
+            blocked = prepared.blocked or facts.why_not_pretrained(needs, prepared.spec["prepare"])
+            blocked = blocked or self._why_not_cubed(method, spec, source, prepared)
+            parents, spec["data"] = {"data": prepared.key}, {**self.data[source], "prepared": True}
+        else:
+            blocked = facts.why_not_pretrained(needs)
         if tuned(self.grid, pretext):
             study = self._study(tune_of(self.grid, pretext), spec, parents, source, name, labels, blocked)
             return self.studies.setdefault(study.key, study)
-        return self.stage("pretrain", spec, parents, self.facts[source], name, labels, blocked)
+        return self.stage("pretrain", spec, parents, facts, name, labels, blocked)
+
+    def _why_not_cubed(self, method: str, spec: Mapping[str, Any], source: str, prepared: Stage) -> str | None:
+        """Why the network cannot be trained on volumes of their size; scans are cut to that of the prepare stage."""
+        facts = self.facts[source]
+        cut = facts.listing is not None and facts.listing.kind == "scans"
+        given = prepared.spec["prepare"] if cut else self.data[source]["options"]
+        size, least = spec["pretrain"]["input_size"], SMALLEST.get(method, 1)
+        return facts.why_not_cubed(parse_network(spec["network"]), size, given, least)
 
     def prepared(self, pretext: str, source: str) -> Stage:
         """What is made of a data set for a pretext with `prepare:`."""
@@ -160,7 +180,7 @@ class Pretexts:
             objective=objective,
             cost=trial_cost({**longest, "objective": objective}),
             blocked=blocked or problem,
-            provisional=facts.absent is not None,
+            provisional=(blocked or problem) is not None,
         )
 
     def _objective(self, tune: Tune, spec: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -179,12 +199,16 @@ class Pretexts:
         n_train, problem = facts.train_size(asked.fraction, None)
         if problem is None and n_train is not None and n_train < 2:
             problem = f"tune.objective: {n_train} image to train on and to validate with; raise the fraction"
+        dials = check_section(SECTIONS["finetune"], {**self.grid.finetune, **asked.finetune})
+        options, settings = self.data[asked.dataset]["options"], parse(FinetuneSettings, dials)
+        network = parse_network(spec["network"])
+        problem = problem or facts.why_not_finetuned(network, settings, n_train, options, asked.share)
         finetune = {
             "scenario": asked.scenario,
             "frozen": False,
             "network": spec["network"],
             "data": {**self.data[asked.dataset], "fraction": asked.fraction, "n_train": None, "held_out": asked.share},
-            "finetune": check_section(SECTIONS["finetune"], {**self.grid.finetune, **asked.finetune}),
+            "finetune": dials,
             "backend": self.backend,
             "seed": asked.seed,
         }
@@ -207,7 +231,7 @@ class Pretexts:
         key = stage_key(kind, spec, {**parents, **waiting}, facts.fingerprint)
         if key not in self.stages:
             unsure = [self.stages[p].provisional for p in parents.values()] + [bool(awaits)]
-            provisional = facts.absent is not None or any(unsure)
+            provisional = blocked is not None or any(unsure)
             self.stages[key] = Stage(
                 key=key,
                 kind=kind,

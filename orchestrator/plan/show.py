@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.plan.diff import Diff, State
+from orchestrator.plan.words import counted
 
 SHOWN = 30
 WIDEST = 400
@@ -20,7 +21,7 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
 
     `totals` is what `diff.summary` gives, with the `faults` and `notes` of the data.
     """
-    console.print(f"profile {totals['profile']}: {totals['cells']} cells", highlight=False)
+    console.print(f"profile {totals['profile']}: {counted(totals['cells'], 'cell')}", highlight=False)
     wide = type(console)(file=console.file, width=WIDEST)  # in a narrow window rich would cut numbers short
     wide.print(_by_kind(found))
     wide.print(_shared(found))
@@ -29,28 +30,35 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
         console.print(say_failed, markup=False, highlight=False, soft_wrap=True)
     causes = Counter(found.reasons[key] for key in found.keys("blocked"))
     for reason, count in causes.most_common(SHOWN):
-        console.print(f"blocked ({count} stages): {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"blocked ({counted(count, 'stage')}): {reason}", markup=False, highlight=False, soft_wrap=True)
     if any(found.stages[key].provisional for key in found.keys("blocked")):
-        console.print("keys on absent data are provisional: they change when the data are there", highlight=False)
+        console.print("keys of blocked stages are provisional: they change with what blocks them", highlight=False)
     for kind in ("faults", "notes"):
         for text in totals[kind]:
             console.print(f"{kind[:-1]}: {text}", markup=False, highlight=False, soft_wrap=True)
-    ours, naive = totals["estimated_device_seconds"], totals["naive_device_seconds"]
-    saving = f", {naive / ours:.1f} times as much" if 0 < ours < naive and not totals["reused"] else ""
-    stages = totals["naive_pretrain_stages"]
-    alone = f"; if every cell pretrained for itself ({stages} pretrain stages): {_hours(naive)}"
-    console.print(
-        f"estimated time on one CPU core: {_hours(ours)}{alone + saving if totals['cells'] else ''}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(_estimate(totals), highlight=False, soft_wrap=True)
     if forecast := totals.get("forecast"):
         console.print(
-            f"on {forecast['devices']} devices: {_hours(forecast['makespan_seconds'])}, at least "
+            f"on {counted(forecast['devices'], 'device')}: {_hours(forecast['makespan_seconds'])}, at least "
             f"{_hours(forecast['lower_bound_seconds'])} whatever the order; devices busy {forecast['utilisation']:.0%}",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _estimate(totals: Mapping[str, Any]) -> str:
+    """What the stages to run cost, beside what they would cost without sharing.
+
+    That other sum is of all cells, so that where some stages are not in the first the two have no ratio.
+    """
+    ours, naive = totals["estimated_device_seconds"], totals["naive_device_seconds"]
+    blocked = f" ({counted(totals['blocked'], 'stage')} blocked, not counted)" if totals["blocked"] else ""
+    text = f"estimated time on one CPU core: {_hours(ours)}{blocked}"
+    if not totals["cells"]:
+        return text
+    text += f"; if every cell pretrained for itself ({counted(totals['naive_pretrain_stages'], 'pretrain stage')})"
+    comparable = 0 < ours < naive and not totals["reused"] and not totals["blocked"]
+    return f"{text}: {_hours(naive)}" + (f", {naive / ours:.1f} times as much" if comparable else "")
 
 
 def _by_kind(found: Diff) -> Table:

@@ -22,7 +22,10 @@ def open_backend(uri: str, *, create: bool = False) -> Backend:
     Raises:
         StoreError: the address is not usable.
     """
-    parsed = urlparse(uri)
+    try:
+        parsed = urlparse(uri)
+    except ValueError as error:  # brackets that enclose no address of a host
+        raise StoreError(f"store {uri!r}: {error}; expected a path or a URL of {', '.join(REMOTE)}") from error
     if not uri or (parsed.scheme == "file" and parsed.netloc not in ("", "localhost")):
         raise StoreError(f"store {uri!r}: expected a path, or file:// and an absolute path (file:///home/me/runs)")
     if parsed.scheme in ("", "file"):

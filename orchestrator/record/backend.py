@@ -64,6 +64,7 @@ class Backend:
         Returns:
             False where it was to be created and other content is there.
         """
+        self._require_inside(path)
         try:
             if self.folder is not None:
                 self._require_folder(self.folder, path)
@@ -76,6 +77,7 @@ class Backend:
 
     def get(self, path: str) -> bytes | None:
         """A file's content, None where there is none."""
+        self._require_inside(path)
         try:
             if self.folder is not None:  # twice as fast as through obstore, and the same bytes
                 return _read(self.folder / path)
@@ -88,6 +90,7 @@ class Backend:
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files in this order. What is not there is no error."""
         for path in paths:
+            self._require_inside(path)
             try:
                 if self.folder is not None:
                     (self.folder / path).unlink()
@@ -133,6 +136,12 @@ class Backend:
             while self.folder is not None and len(inner.parts) > 1:
                 (self.folder / inner).rmdir()
                 inner = inner.parent
+
+    def _require_inside(self, path: str) -> None:
+        """Raise StoreError for a path that leaves the store: parts of paths stand in records, which may come from
+        somebody else."""
+        if path.startswith("/") or (".." in path and ".." in path.split("/")):
+            raise StoreError(f"store {self.uri}: {path} leaves the store; expected a path within it")
 
     def _require_folder(self, folder: Path, path: str) -> None:
         """Raise StoreError unless the root is there: writing would make it anew, nearly empty."""

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from orchestrator.record.shape import fault_of_record
 from orchestrator.record.store import Store, StoreError
 
 Records = dict[str, dict[str, Any]]
@@ -67,6 +68,9 @@ def _read(store: Store, kind: str, keys: Collection[str]) -> Records:
 def _from_folder(store: Store, kind: str, keys: Collection[str]) -> Records:
     folder, found, unsure = f"{store.folder}/{kind}/", {}, []
     for key in _listed(folder, keys):
+        if "/" in key:
+            unsure.append(key)
+            continue
         try:
             with open(f"{folder}{key}.json", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib takes twice the time
                 record = json.loads(file.read())
@@ -74,7 +78,7 @@ def _from_folder(store: Store, kind: str, keys: Collection[str]) -> Records:
             continue
         except (OSError, ValueError, RecursionError):
             record = None
-        if isinstance(record, dict):
+        if isinstance(record, dict) and not fault_of_record(kind, key, record):
             found[key] = record
         else:
             unsure.append(key)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.record.backend import Backend, StoreError, first_line
+from orchestrator.record.shape import fault_of_record
 
 Record = dict[str, Any]
 
@@ -28,8 +29,26 @@ def read(backend: Backend, path: str) -> Record | None:
 
 
 def read_all(backend: Backend, kind: str, keys: Iterable[str]) -> dict[str, Record]:
-    """The records `kind/KEY.json` of those of `keys` that have one."""
-    return {key: record for key in keys if (record := read(backend, f"{kind}/{key}.json")) is not None}
+    """The records `kind/KEY.json`, commits or failures, of those of `keys` that have one.
+
+    Raises:
+        StoreError: one is damaged, lacks a field, or is the record of another key.
+    """
+    found = {}
+    for key in keys:
+        path = f"{kind}/{key}.json"
+        if (record := read(backend, path)) is not None:
+            if fault := fault_of_record(kind, key, record):
+                raise damaged(backend, path, fault)
+            found[key] = record
+    return found
+
+
+def damaged(backend: Backend, path: str, fault: str) -> StoreError:
+    """The error to raise for a record that is JSON and cannot be used as it is."""
+    return StoreError(
+        f"store {backend.uri}: {path} is damaged or was tampered with: {fault}; move it away and run again"
+    )
 
 
 def names(backend: Backend, prefix: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.record import documents
 from orchestrator.record.backend import Backend, StoreError
 from orchestrator.record.documents import Record
+from orchestrator.record.shape import fault_of_plan
 
 
 class Plans:
@@ -33,15 +34,18 @@ class Plans:
         """A resolved plan, the newest where no id is given.
 
         Raises:
-            StoreError: no such grid or plan; the message lists those that are there.
+            StoreError: no such grid or plan, and the message lists those that are there; or the plan is damaged.
         """
         ids, uri = self.plans(grid), self._backend.uri
         if not ids:
             there = ", ".join(self.grids()) or "no grid at all"
             raise StoreError(f"store {uri}: no plan of grid {grid!r}; it holds plans of {there}")
         chosen = plan_id or ids[-1]
-        found = documents.read(self._backend, f"plans/{grid}/{chosen}.json") if chosen in ids else None
+        path = f"plans/{grid}/{chosen}.json"
+        found = documents.read(self._backend, path) if chosen in ids else None
         if found is None:
             newest = ", ".join(ids[:-6:-1])
             raise StoreError(f"store {uri}: grid {grid!r} has no plan {chosen!r}; its newest are {newest}")
+        if fault := fault_of_plan(grid, chosen, found):
+            raise documents.damaged(self._backend, path, fault)
         return found

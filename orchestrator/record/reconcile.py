@@ -33,8 +33,8 @@ def load(store: Store, key: str) -> tuple[Record, History] | None:
     record = store.commits([key]).get(key)
     if record is None:
         return None
-    path = record["artifacts"]["history"]
-    files = {name: store.artifact(place) for name, place in record["artifacts"].items() if "." in name}
+    path = record["artifacts"].get("history", "")
+    files = {name: store.artifact(place) for name, place in store.files(record).items()}
     try:
         return {**record, "files": files}, json.loads(store.artifact(path))
     except ValueError as error:

@@ -25,6 +25,7 @@ from orchestrator.record.address import open_backend
 from orchestrator.record.backend import Backend, Item, StoreError
 from orchestrator.record.documents import Record
 from orchestrator.record.plans import Plans
+from orchestrator.record.shape import ARTIFACT, is_file_name
 from orchestrator.record.studies import Studies
 
 __all__ = ["KINDS", "Item", "LeaseName", "Store", "StoreError", "open_store"]
@@ -96,12 +97,35 @@ class Store(Plans, Studies):
         return path
 
     def artifact(self, path: str) -> bytes:
-        """The content of a file that a commit names."""
+        """The content of a file that a commit names.
+
+        Raises:
+            StoreError: it is missing or cannot be read, or is no path that `put_artifact` returns: a record that came
+                from elsewhere must not name other files of this machine.
+        """
+        if not isinstance(path, str) or ARTIFACT.fullmatch(path) is None:
+            raise StoreError(
+                f"store {self.uri}: a commit names {path!r} as a file of its stage; expected "
+                "artifacts/KEY/ATTEMPT/NAME, so it is damaged or was tampered with"
+            )
         data = self._backend.get(path)
         if data is None:
             self._refuse_dropped(path)
             raise StoreError(f"store {self.uri}: {path} is missing although a commit names it; was it deleted by hand?")
         return data
+
+    def files(self, record: Mapping[str, Any]) -> dict[str, str]:
+        """Name -> path of the files that the commit of an analysis names; they are found again under these names.
+
+        Raises:
+            StoreError: a name or a path of another kind than the store gives.
+        """
+        found = {name: path for name, path in record["artifacts"].items() if "." in name}
+        for name, path in found.items():
+            if not is_file_name(name) or not isinstance(path, str) or ARTIFACT.fullmatch(path) is None:
+                fault = f"it names the file {name!r} at {path!r}; expected a plain name at artifacts/KEY/ATTEMPT/NAME"
+                raise documents.damaged(self._backend, f"commits/{record['key']}.json", fault)
+        return found
 
     def damaged(self, path: str, what: str) -> StoreError:
         """The error to raise where a file that a commit names cannot be used; `what` it is, and why."""

@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator.record import documents
 from orchestrator.record.backend import Backend, StoreError
 from orchestrator.record.documents import Record
+from orchestrator.record.shape import ARTIFACT
 
 
 class WeightsDropped(StoreError):
@@ -87,14 +88,18 @@ class Studies:
         """Raise WeightsDropped where `path`, which is missing, are the weights of a trial that lost."""
         record = documents.read(self._backend, f"commits/{path.split('/')[1]}.json") or {}
         study = record.get("study")
-        if study and record["artifacts"].get("weights") == path and self.conclusions(study):
+        if study and record.get("artifacts", {}).get("weights") == path and self.conclusions(study):
             raise WeightsDropped(
                 f"store {self._backend.uri}: the weights of trial {record['key']} ({record['name']}) were dropped at "
                 "the end of its study, which another trial won; to have them, train its settings as a pretext of a grid"
             )
 
     def drop_weights(self, key: str) -> None:
-        """Delete the weights of a trial that lost. Its record stays."""
+        """Delete the weights of a trial that lost. Its record stays.
+
+        A path of another kind than the store gives is left alone: a record that came from elsewhere must not name other
+        files of this machine.
+        """
         record = documents.read(self._backend, f"commits/{key}.json") or {}
-        path = record.get("artifacts", {}).get("weights")
-        self._backend.delete([path] if path else [])
+        path = str(record.get("artifacts", {}).get("weights"))
+        self._backend.delete([path] if ARTIFACT.fullmatch(path) else [])

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
 from orchestrator.passwords import without_passwords, without_userinfo
+from orchestrator.record.shape import is_file_name
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 PREFIX = "transfergrid."
+TRACKING = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 MOST_METRICS, MOST_PARAMS = 1000, 100
 # The first opens the UI on training runs, the second is shown above them.
 EXPERIMENT_TAGS = {
@@ -54,6 +57,26 @@ def default_uri(store_folder: Path | None) -> str:
     """$MLFLOW_TRACKING_URI, else a SQLite file in the store (beside the working directory for a remote store)."""
     folder = store_folder if store_folder is not None else Path.cwd()
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def tracking_address(named: str | None, store_folder: Path | None) -> str:
+    """Where MLflow is: as named, or `default_uri`. Nothing is asked there yet.
+
+    Raises:
+        TrackingError: it is no address of a server or a database.
+    """
+    uri = named or default_uri(store_folder)
+    kind = uri.partition(":")[0].lower()
+    try:  # an address of a database is SQLAlchemy's to read: its password may hold brackets
+        sound = kind.partition("+")[0] in TRACKING and (kind not in ("http", "https") or (urlsplit(uri).port or 1) > 0)
+    except ValueError:  # brackets that enclose no address of a host, or a port that is no number
+        sound = False
+    if not sound:
+        raise TrackingError(
+            f"MLflow at {uri}: no such address; expected http://HOST:PORT, sqlite:///FILE.db or "
+            "postgresql://USER@HOST/NAME"
+        )
+    return uri
 
 
 class Tracker:
@@ -173,6 +196,8 @@ class Tracker:
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         with tempfile.TemporaryDirectory(prefix="transfergrid-") as folder:
             for name, data in files.items():
+                if not is_file_name(name):
+                    raise TrackingError(f"MLflow at {self.uri}: no file can be called {name!r}; expected a plain name")
                 path = Path(folder) / name
                 path.write_bytes(data)
                 self._client.log_artifact(run_id, str(path))

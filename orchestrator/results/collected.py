@@ -64,7 +64,7 @@ class Collected:
             return f"no cell has a result yet: {gaps} of {counts['cells']}"
         if gaps:
             return f"{there} of {counts['cells']} cells have a result; {gaps}"
-        return f"all {there} cells have a result"
+        return "its only cell has a result" if there == 1 else f"all {there} cells have a result"
 
 
 def collected(store: Store, plan: Mapping[str, Any], uri: str, experiment: str, source: From = "store") -> Collected:

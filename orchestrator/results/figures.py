@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.record.store import Store
+from orchestrator.record.shape import is_name
+from orchestrator.record.store import Store, StoreError
 from orchestrator.results.labels import DATASETS
 from orchestrator.results.written import write_files
 
@@ -31,22 +32,35 @@ def analyses_of(plan: Mapping[str, Any], store: Store) -> list[Analysis]:
     """The analyses that a plan asks for, in its order, with what the store has of them.
 
     Raises:
-        StoreError: the store cannot be read.
+        StoreError: the store cannot be read, or holds a name that is none: results would be written elsewhere.
     """
     stages = {key: plan["stages"][key] for key in plan.get("wanted", ()) if plan["stages"][key]["kind"] == "analysis"}
     commits, failures = store.commits(stages), store.failures(stages)
-    return [_analysis(stage, commits.get(key), failures.get(key)) for key, stage in stages.items()]
+    names = {key: _name(stage) for key, stage in stages.items()}
+    for key, name in names.items():
+        if not is_name(name):
+            raise StoreError(
+                f"store {store.uri}: plans/{plan['grid']}/{plan['plan']}.json is damaged or was tampered with: "
+                f"it calls the analysis {key} {name!r}; expected letters, digits and . _ -"
+            )
+    return [_analysis(names[key], stage, store, commits.get(key), failures.get(key)) for key, stage in stages.items()]
+
+
+def _name(stage: Mapping[str, Any]) -> Any:
+    return stage["labels"].get("analysis") or re.sub(r"[^A-Za-z0-9._]+", "-", str(stage["name"])).strip("-")
 
 
 def _analysis(
-    stage: Mapping[str, Any], commit: Mapping[str, Any] | None, failure: Mapping[str, Any] | None
+    name: str,
+    stage: Mapping[str, Any],
+    store: Store,
+    commit: Mapping[str, Any] | None,
+    failure: Mapping[str, Any] | None,
 ) -> Analysis:
-    name = stage["labels"].get("analysis") or re.sub(r"[^A-Za-z0-9._]+", "-", stage["name"]).strip("-")
     if commit is None:
         why = (failure or {}).get("error") or stage.get("blocked") or "not run yet"
         return Analysis(name, stage["key"], {}, {}, " ".join(str(why).split()))
-    files = {file: place for file, place in commit["artifacts"].items() if "." in file}
-    return Analysis(name, stage["key"], files, commit["metrics"])
+    return Analysis(name, stage["key"], store.files(commit), commit["metrics"])
 
 
 def headline(plan: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.record.shape import is_file_name
 from orchestrator.results import ResultsError
 from orchestrator.results.collected import Collected
 from orchestrator.results.render.comma import cells_csv, table_csv
@@ -29,8 +30,11 @@ def write_files(folder: Path, texts: Mapping[str, str | bytes]) -> list[Path]:
     """Write texts (or bytes) by name into a folder, which is made.
 
     Raises:
-        ResultsError: the folder cannot be written.
+        ResultsError: the folder cannot be written, or a name is a path or hidden: it would lie elsewhere.
     """
+    for name in texts:
+        if not is_file_name(name):
+            raise ResultsError(f"--out: {folder} takes no file called {name!r}; expected a plain name, as in table.csv")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():

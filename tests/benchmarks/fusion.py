@@ -1,17 +1,19 @@
 """Many small finetune cells on one device: one at a time, in several processes, and fused into one batched model.
 
     python -m tests.benchmarks.fusion [--cells 1 2 4 8 16] [--processes 2] [--width 8] [--size 64] [--batch 8]
+        [--precision float32|bfloat16]
     python -m tests.benchmarks.fusion --device cuda --processes 2 4 8 --width 64 --size 128 --batch 16 --steps 60
 
 Needs torch, torchvision, numpy, scipy, pillow and safetensors; no Ray. Each line is a way to train cells of the real
-stage on synthetic data (`finetune`, `train_fused`; reading, augmentation and optimiser are in it, curves and
-evaluation are not): optimiser steps of all cells together per minute, and their ratio to one at a time in the same
-repeat, medians with the least and the largest in brackets; and the share of the arithmetic limit, that is
-floating-point operations per second (of convolutions and their gradients, counted by torch) against a dense product of
-float32 matrices on the same device in the same run. The last loss of the cell with seed 0 shows that all ways train the
-same. The ways take turns, so that other load hits all alike. On a CPU every process has one thread, and the limit is
-that of as many threads as the way has processes. On a GPU processes share it as the driver lets them, and the last
-column is the peak of allocated memory for each cell. The defaults take two minutes on two CPU cores.
+stage on synthetic data (`finetune`, `train_fused`; reading, augmentation and optimiser are in it, curves and evaluation
+are not): optimiser steps of all cells together per minute, and their ratio to one at a time in the same repeat, medians
+with the least and the largest in brackets; and the share of the arithmetic limit, that is floating-point operations per
+second (of convolutions and their gradients, counted by torch) against a dense product of matrices of the same precision
+on the same device in the same run. The last loss of the cell with seed 0 shows that all ways train the same. A way that
+fails says why, and the others go on. The ways take turns, so that other load hits all alike. On a CPU every process has
+one thread, and the limit is that of as many threads as the way has processes. On a GPU processes share it as the driver
+lets them, and the last column is the peak of allocated memory for each cell. The defaults take two minutes on two CPU
+cores.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
+import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +43,16 @@ from trainables.downstream.fused_cell import Cell
 from trainables.downstream.fused_training import train_fused
 from trainables.losses.dice import dice_loss
 from trainables.networks import build_network, place
-from trainables.settings import BackendSettings, parse_network
+from trainables.numeric import apply_backend
+from trainables.settings import BackendSettings, parse, parse_network
 from trainables.training import use_backend
 
 WARM_UP = 3  # steps before the clock starts
 PATIENCE = 900  # seconds to wait for a process
+
+
+class Failed(Exception):
+    """A process did not train its cell; says why."""
 
 
 class Timed(Context):
@@ -95,7 +103,7 @@ def spec(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             "report_every": 10**9,
             "curve_images": 1,
         },
-        "backend": {"threads": 1},
+        "backend": {"threads": 1, "precision": options.precision},
         "seed": seed,
     }
 
@@ -126,36 +134,87 @@ def fused(options: argparse.Namespace, folder: str, cells: int) -> Measured:
     return 60 * cells * options.steps / seconds, given[0].history[-1]["train_loss"]
 
 
-def worker(options: argparse.Namespace, folder: str, turn: Barrier, found: Queue[Measured]) -> None:
-    """A process that trains a cell whenever it is its turn."""
-    for _ in range(options.repeats + 1):
-        turn.wait(PATIENCE)
-        found.put(one_at_a_time(options, folder))
+def worker(options: argparse.Namespace, folder: str, turn: Connection) -> None:
+    """A process that trains a cell whenever it is its turn, until its first fault. Sends None when it is ready, then
+    what it has measured, or why it has not."""
+    while True:
+        turn.send(None)
+        turn.recv()
+        try:
+            turn.send(one_at_a_time(options, folder))
+        except Exception as fault:
+            turn.send(reason(fault))
+            return
+
+
+def reason(fault: Exception) -> str:
+    """In one line."""
+    return f"{type(fault).__name__}: {str(fault).strip().splitlines()[0] if str(fault).strip() else 'no message'}"
 
 
 class Processes:
     """Several processes, each with a cell at a time."""
 
     def __init__(self, options: argparse.Namespace, folder: str, count: int) -> None:
+        self._workers: list[tuple[BaseProcess, Connection]] = []
         spawn = multiprocessing.get_context("spawn")
-        self._turn, self._found = spawn.Barrier(count + 1), spawn.Queue()
-        given = (options, folder, self._turn, self._found)
-        self._workers = [spawn.Process(target=worker, args=given, daemon=True) for _ in range(count)]
-        for process in self._workers:
+        for _ in range(count):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=worker, args=(options, folder, theirs), daemon=True)
             process.start()
+            theirs.close()  # so that the end of the process is the end of the pipe
+            self._workers.append((process, ours))
 
     def side_by_side(self) -> Measured:
-        """A cell in each of them."""
-        self._turn.wait(PATIENCE)
-        found = [self._found.get(timeout=PATIENCE) for _ in self._workers]
+        """A cell in each of them.
+
+        Raises:
+            Failed: one of them had a fault, died or takes too long; all have been ended.
+        """
+        try:
+            self._answers()  # all are ready
+            for _, turn in self._workers:
+                turn.send("go")
+            found: list[Measured] = self._answers()
+        except (Failed, OSError) as fault:
+            for process, _ in self._workers:
+                process.terminate()
+                process.join()
+            raise Failed(str(fault)) from fault
         return sum(rate for rate, _ in found), found[0][1]
+
+    def _answers(self) -> list[Any]:
+        """The next message of each process."""
+        answers: dict[int, Any] = {}
+        while len(answers) < len(self._workers):
+            awaited = {turn: n for n, (_, turn) in enumerate(self._workers) if n not in answers}
+            come = wait(list(awaited), timeout=PATIENCE)
+            if not come:
+                raise Failed(f"no answer within {PATIENCE} s")
+            for turn in come:
+                number = awaited[turn]  # type: ignore[index]
+                answers[number] = self._answer(number)
+        return [answers[number] for number in range(len(self._workers))]
+
+    def _answer(self, number: int) -> Any:
+        process, turn = self._workers[number]
+        try:
+            answer = turn.recv()
+        except (EOFError, OSError) as fault:  # it has died; a pipe ends with its process
+            process.join()
+            code = process.exitcode or 0
+            raise Failed(f"a process ended with {signal.Signals(-code).name if code < 0 else code}") from fault
+        if isinstance(answer, str):
+            raise Failed(answer)
+        return answer
 
 
 def operations_per_step(options: argparse.Namespace) -> float:
     """Of convolutions and their gradients, for one cell."""
-    device = torch.device(options.device)
-    network = build_network(parse_network(spec(options, 0)["network"]), 1)
+    device, asked = torch.device(options.device), spec(options, 0)
+    network = build_network(parse_network(asked["network"]), 1)
     place(network, device)
+    apply_backend(network, parse(BackendSettings, asked["backend"]), device)
     images = torch.rand(options.batch, 3, options.size, options.size, device=device)
     masks = torch.zeros(options.batch, options.size, options.size, dtype=torch.uint8, device=device)
     with FlopCounterMode(display=False) as counter:
@@ -164,9 +223,10 @@ def operations_per_step(options: argparse.Namespace) -> float:
 
 
 def matmul_peak(options: argparse.Namespace) -> float:
-    """The best of ten: operations per second of a product of square float32 matrices."""
+    """The best of ten: operations per second of a product of square matrices of the networks' precision."""
     side = 8192 if options.device.startswith("cuda") else 1024
-    a, b = (torch.rand(side, side, device=options.device) for _ in range(2))
+    dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
+    a, b = (torch.rand(side, side, device=options.device, dtype=dtype) for _ in range(2))
     best = math.inf
     for _ in range(10):
         _synchronise(options)
@@ -192,8 +252,10 @@ def measure(options: argparse.Namespace, folder: str) -> list[Way]:
                 torch.cuda.reset_peak_memory_stats()
             try:
                 rate, way.loss = run()
-            except torch.OutOfMemoryError:
-                way.fault = "out of memory"
+            except Exception as fault:
+                if way is ways[0][0]:  # what all others are compared with
+                    raise
+                way.fault = "out of memory" if isinstance(fault, torch.OutOfMemoryError) else reason(fault)
                 continue
             if repeat:
                 way.rates.append(rate)
@@ -210,7 +272,7 @@ def table(options: argparse.Namespace, ways: Sequence[Way], peak: float, operati
         header("tests.benchmarks.fusion", ("torch",), torch.cuda.get_device_name(options.device) if on_gpu else ""),
         f"# {options.network} {options.width}, {options.size}x{options.size}, batch {options.batch}"
         f"{'' if on_gpu else ', 1 thread a process'}; {options.steps} steps, {options.repeats} repeats",
-        f"# {operations / 1e9:.1f} GFLOP a step; limit {peak / 1e12:.3f} TFLOP/s (float32 product)",
+        f"# {operations / 1e9:.1f} GFLOP a step; limit {peak / 1e12:.3f} TFLOP/s ({options.precision} product)",
         "way | cell-steps/min | ratio to one at a time | share of the limit | last loss | MiB a cell",
     ]
     for way in ways:
@@ -240,6 +302,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cells", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="fused cells")
     parser.add_argument("--processes", type=int, nargs="*", default=[2])
     parser.add_argument("--network", default="conrec-unet")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     numbers = {"width": 8, "size": 64, "batch": 8, "images": 16, "steps": 6, "repeats": 3}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -1,14 +1,16 @@
 """Training steps: the stages' own functions beside the bare model and beside what others would write.
 
     python -m tests.benchmarks.training_step [--device cpu|cuda] [--network conrec-unet] [--width 8] [--size 64]
-        [--batch 16] [--threads 1] [--only finetune simclr ...] [--workers 0 2] [--repeats 3] [--seconds 2] [--out FILE]
+        [--batch 16] [--precision float32|bfloat16] [--threads 1] [--only finetune simclr ...] [--workers 0 2]
+        [--repeats 3] [--seconds 2] [--out FILE]
 
 Needs torch, torchvision, numpy, pillow and scipy; lightly, byol-pytorch and segmentation-models-pytorch where they are
 there. All train the same modules by Adam in the same memory layout on equal photographs, JPEG files of twice the size
 of what the network sees (real ones are larger, which costs those who decode them again in every epoch). One thread, as
 where each core has a cell of its own; the workers of a DataLoader come on top. With `--threads 2 --workers 2` all have
 two cores. In each repeat all take their turn with as many steps, so that other load on the machine hits all alike;
-figures are medians, with the least and the largest in brackets. Images per second:
+figures are medians, with the least and the largest in brackets. With `--precision bfloat16` all networks compute in it,
+those of peers by an autocast around their model and loss, as their users would write it. Images per second:
 
     limit      model, loss and optimiser on ready-made views on the device: nothing is read, augmented or logged
     augmented  the same with our augmentation of a batch of decoded images that lies on the device
@@ -33,6 +35,7 @@ torchvision, and masks and losses are ours.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
@@ -47,6 +50,8 @@ from tests.benchmarks.common import Report, header, ratios, spread
 from tests.benchmarks.training_clock import Timing, time_steps
 from tests.benchmarks.training_peers import PEERS
 from tests.benchmarks.training_work import WORKS, Setup, bare_loss, new_model, time_stage, write_photos
+from trainables.settings import BackendSettings
+from trainables.training import use_backend
 
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "lightly", "byol-pytorch", "numpy", "pillow")
 PHOTOS = 1280  # so that a tenth of them is what the paper validates
@@ -95,15 +100,28 @@ def contenders(setup: Setup, work: str, workers: list[int], absent: set[str]) ->
     for package, make in PEERS[work]:
         for number in workers:
             try:
-                peer = make(setup, work, number)
+                with _autocast(setup):  # byol-pytorch's learner tries itself out
+                    peer = make(setup, work, number)
             except ImportError:
                 absent.add(package)
                 continue
             name = f"{package}, {number} workers"
             counts[name] = peer.model.parameters
+            peer = dataclasses.replace(peer, loss_of=partial(_within, _autocast(setup), peer.loss_of))
             runs[name] = partial(time_steps, peer.step, device=setup.device)
     assert len(set(counts.values())) == 1, f"{work}: not the same model: {counts}"
     return runs
+
+
+def _autocast(setup: Setup) -> torch.autocast:
+    """For what is a peer's own; without effect where networks compute in float32."""
+    wanted = setup.backend.get("precision") == "bfloat16"
+    return torch.autocast(setup.device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def _within(precision: torch.autocast, loss_of: Callable[[], Tensor]) -> Tensor:
+    with precision:
+        return loss_of()
 
 
 def _ours(setup: Setup, work: str, steps: int) -> Timing:
@@ -164,19 +182,20 @@ def main() -> None:
     parser.add_argument("--network", default="conrec-unet")
     for name, default in {"width": 8, "size": 64, "batch": 16, "threads": 1, "repeats": 3, "photos": PHOTOS}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, at the speed of the limit")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the peers' DataLoaders")
     parser.add_argument("--out", type=Path, help="write the report there too")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    use_backend(BackendSettings(threads=options.threads))  # all contenders compute as stages do
     device = torch.device(options.device)
     report = Report(options.out)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     report.line(header("tests.benchmarks.training_step", PACKAGES, gpu))
     report.line(
         f"# {options.network} {options.width}, {options.size}x{options.size}, batch {options.batch}, "
-        f"{options.threads} threads, {options.repeats} repeats; images per second"
+        f"{options.precision}, {options.threads} threads, {options.repeats} repeats; images per second"
     )
     report.row(
         *("work", "limit", "augmented", "ours", "augmented / limit", "ours / limit", "per core"),
@@ -187,7 +206,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="training-step-") as folder:
         write_photos(Path(folder), options.photos, 2 * options.size)
         network = {"name": options.network, "width": options.width}
-        setup = Setup(Path(folder), network, options.size, options.batch, device, options.threads)
+        backend = {"precision": options.precision}
+        setup = Setup(Path(folder), network, options.size, options.batch, device, options.threads, backend)
         for work in options.only:
             found = measure(setup, work, options, absent)
             report.row(*own_row(work, found, setup.report_every(work)))

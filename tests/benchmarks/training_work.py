@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,11 +23,19 @@ from trainables.data import open_dataset
 from trainables.downstream.examples import load_parts
 from trainables.downstream.finetune import LOSSES, finetune
 from trainables.networks import build_network, place
+from trainables.numeric import apply_backend
 from trainables.pretexts import Pretext, build_pretext
 from trainables.pretexts.pretrain import pretrain
 from trainables.pretexts.samples import load_samples
 from trainables.randomness import seed_everything
-from trainables.settings import FinetuneSettings, PretrainSettings, parse, parse_network, parse_pretext
+from trainables.settings import (
+    BackendSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    parse,
+    parse_network,
+    parse_pretext,
+)
 from trainables.training import make_optimizer
 
 WORKS = ("finetune", "simclr", "reconstruction", "conrec", "segmentation", "classification", "byol", "moco-v2")
@@ -40,7 +48,8 @@ AUGMENTATION = ("two_views", "two_views_by", "draw_masks", "apply_masks", "draw_
 
 @dataclass(frozen=True)
 class Setup:
-    """What all contenders share: `folder` holds the photographs, `size` is the side of what the networks see."""
+    """What all contenders share: `folder` holds the photographs, `size` is the side of what the networks see, `backend`
+    the dials of the numeric backend besides its threads."""
 
     folder: Path
     network: Mapping[str, Any]
@@ -48,6 +57,7 @@ class Setup:
     batch: int
     device: torch.device
     threads: int = 1
+    backend: Mapping[str, Any] = field(default_factory=dict)
 
     def context(self, kind: type[Context] = Context) -> Context:
         """Of a stage; all share what is decoded."""
@@ -55,7 +65,7 @@ class Setup:
 
     def spec(self, work: str, steps: int) -> dict[str, Any]:
         """As a plan has it; the points of the curve, one before training and one after it, are those of the paper."""
-        base = {"network": dict(self.network), "backend": {"threads": self.threads}, "seed": 0}
+        base = {"network": dict(self.network), "backend": {"threads": self.threads, **self.backend}, "seed": 0}
         dials = {"batch": self.batch, "input_size": self.size, "steps": steps, "report_every": steps}
         data: dict[str, Any] = {"reader": "folder", "options": {"path": PHOTOS, "labels": "prefix", "classes": CLASSES}}
         if work == "finetune":
@@ -108,19 +118,22 @@ class Model:
 
 
 def new_model(setup: Setup, work: str) -> Model:
-    """As the stage makes it, weights and memory layout included."""
+    """As the stage makes it: weights, memory layout and numeric backend included."""
     spec = setup.spec(work, 1)
+    backend = parse(BackendSettings, spec["backend"])
     seed_everything(0, "init")
     network = parse_network(spec["network"])
     module: nn.Module
     if work == "finetune":
         module = build_network(network, out_channels=1)
         dials: Any = parse(FinetuneSettings, spec["finetune"])
+        place(module, setup.device)
     else:
         classes = {"segmentation": 2, "classification": 3}.get(work, 0)
         module = build_pretext(parse_pretext(spec["pretext"]), network, classes)
         dials = parse(PretrainSettings, spec["pretrain"])
-    place(module, setup.device)
+        place(module, setup.device, backend.precision)
+    apply_backend(module, backend, setup.device)
     module.train()
     after_step = module.after_step if isinstance(module, Pretext) else lambda: None
     return Model(module, make_optimizer(dials, module), after_step)

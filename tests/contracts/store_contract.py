@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.record.leases import Lease, LeaseLost, Watch, acquire, holder, process_is_gone
 from orchestrator.record.store import Store, StoreError, open_store
+from tests.contracts import records
 from tests.contracts.store_interleavings import StoreInterleavings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,7 @@ def _race(uri: str, number: int, keys: list[str], start: Any, won: Any) -> None:
     store = open_store(uri)
     start.wait()
     for key in keys:
-        if store.commit({"key": key, "writer": number, "padding": "x" * 20_000}):
+        if store.commit(records.commit(key, writer=number, padding="x" * 20_000)):
             won.put((key, number))
 
 
@@ -35,10 +36,10 @@ class StoreContract(StoreInterleavings):
         assert store.checkpoint("a") is None
 
     def test_the_first_commit_wins_and_stays(self, store: Store, address: str) -> None:
-        first = {"key": "a", "metrics": {"dice": 0.25}, "name": "größer – ×100"}
+        first = records.commit("a", metrics={"dice": 0.25}, name="größer – ×100")
         assert store.commit(first) is True
-        assert store.commit({"key": "a", "metrics": {"dice": 0.5}}) is False
-        assert store.commit({"key": "b", "metrics": {}}) is True
+        assert store.commit(records.commit("a", metrics={"dice": 0.5})) is False
+        assert store.commit(records.commit("b")) is True
         assert store.finished() == {"a", "b"}
         assert open_store(address).commits(["a", "c"]) == {"a": first}
 
@@ -60,7 +61,7 @@ class StoreContract(StoreInterleavings):
         assert store.finished() == set(keys)
 
     def test_a_number_that_is_none_survives(self, store: Store) -> None:
-        store.commit({"key": "a", "metrics": {"dice": float("nan"), "loss": float("inf")}})
+        store.commit(records.commit("a", metrics={"dice": float("nan"), "loss": float("inf")}))
         metrics = store.commits(["a"])["a"]["metrics"]
         assert metrics["dice"] != metrics["dice"] and metrics["loss"] == float("inf")
 
@@ -164,29 +165,29 @@ class StoreContract(StoreInterleavings):
         assert Watch(seconds=1e9).dead(store.leases().values()) == {"a": 1}
 
     def test_the_last_failure_is_kept(self, store: Store) -> None:
-        store.fail({"key": "a", "error": "first"})
-        store.fail({"key": "a", "error": "second", "traceback": "line\nline"})
+        store.fail(records.failure("a", error="first"))
+        store.fail(records.failure("a", error="second", traceback="line\nline"))
         assert store.failures(["a", "b"])["a"]["error"] == "second"
         assert store.finished() == set()
-        store.commit({"key": "a"})
+        store.commit(records.commit("a"))
         assert store.finished() == {"a"} and set(store.failures(["a"])) == {"a"}
 
     def test_plans_by_age_and_by_name(self, store: Store) -> None:
         for plan in ("20261121T100000000Z-b", "20261121T100000001Z-a", "20261120T235959999Z-c"):
-            store.save_plan({"grid": "p1-table2", "plan": plan, "cells": []})
-        store.save_plan({"grid": "p1-table", "plan": "x", "cells": [1]})
+            store.save_plan(records.plan("p1-table2", plan))
+        store.save_plan(records.plan("p1-table", "x", title="another"))
         assert store.grids() == ["p1-table", "p1-table2"]
         assert store.plans("p1-table2")[0].startswith("20261120")
         assert store.load_plan("p1-table2")["plan"] == "20261121T100000001Z-a"
         assert store.load_plan("p1-table2", "20261120T235959999Z-c")["plan"] == "20261120T235959999Z-c"
-        assert store.load_plan("p1-table")["cells"] == [1]
+        assert store.load_plan("p1-table")["title"] == "another"
 
     def test_a_plan_that_is_not_there(self, store: Store) -> None:
         with pytest.raises(StoreError, match=r"no plan of grid 'smoke'; it holds plans of no grid at all") as caught:
             store.load_plan("smoke")
         assert store.uri in str(caught.value)
         for number in range(7):
-            store.save_plan({"grid": "smoke", "plan": f"id{number}"})
+            store.save_plan(records.plan("smoke", f"id{number}"))
         with pytest.raises(StoreError, match=r"no plan of grid '\.\./smoke'; it holds plans of smoke"):
             store.load_plan("../smoke")
         with pytest.raises(

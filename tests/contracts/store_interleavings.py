@@ -22,6 +22,7 @@ import pytest
 
 from orchestrator.record.leases import Lease, LeaseLost, acquire, holder
 from orchestrator.record.store import Store, open_store
+from tests.contracts import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SLEEPER, TAKER = "sleeper", "taker"
@@ -47,7 +48,7 @@ def write(store: Store, key: str, number: int, what: str, who: str) -> object:
 def commit(store: Store, key: str, who: str) -> bool:
     """As a worker does it: the files, then the commit; who is too late drops its files."""
     path = store.put_artifact(key, who, "weights", content(who))
-    created = store.commit({"key": key, "attempt": who, "artifacts": {"weights": path}})
+    created = store.commit(records.commit(key, attempt=who, artifacts={"weights": path}))
     if not created:
         store.drop_attempt(key, who)
     return created

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.results.references import load
+from tests.contracts import records
 
 # fmt: off
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -41,7 +42,8 @@ def plan(cells: list[dict[str, Any]], **given: Any) -> dict[str, Any]:
     table = {**LAYOUTS["p1-table2"], "unit": "percent", "higher_is_better": True, **given.pop("table", {})}
     plain = {
         "format": 1, "plan": "20261121T231500Z-ab12cd34", "grid": "made-up", "profile": "paper", "overrides": [],
-        "only": [], "created": "2026-11-21T23:15:00Z", "command": "python -m orchestrator.run_grid made-up",
+        "only": [], "source": "", "data_root": "data", "created": "2026-11-21T23:15:00Z",
+        "command": "python -m orchestrator.run_grid made-up",
         "title": "Made up", "references": None, "stand_ins": {}, "footnotes": [], "stages": {},
     }  # fmt: skip
     return {**plain, "table": table, "cells": cells, **given}
@@ -49,7 +51,7 @@ def plan(cells: list[dict[str, Any]], **given: Any) -> dict[str, Any]:
 
 def commit(key: str, **metrics: Any) -> dict[str, Any]:
     """A commit record of a finished stage."""
-    return {"key": key, "kind": "finetune", "outcome": "succeeded", "metrics": metrics, "facts": {}, "seconds": 1.0}
+    return records.commit(key, metrics=metrics)
 
 
 def published(name: str) -> Made:

@@ -22,12 +22,14 @@ from orchestrator.plan.unfold import unfold
 from orchestrator.plan.weights_again import looked_at, with_weights
 from tests.orchestrator.made_up import write_grid
 from trainables.data import Listing
+from trainables.data.listing import Kind
 from trainables.data.survey import combined_fingerprint
 
 TABLES = ("p1-table2", "p1-table3", "p1-table4", "p1-table5", "p1-table6")
 P2 = ("p2-table1", "p2-fig4", "p2-fig5", "p2-fig6", "p2-fig7", "p2-fig8", "p2-fig9", "p2-fig10", "p2-fig11")
 FIGURES = ("p1-table1", "p1-fig2", "p1-fig3", "p1-fig4", "p1-fig5", "p1-fig6", "p1-fig7")
 POOLS = {"flowers17": 849, "pets": 7390, "shapes": 240}
+VOLUMES: dict[str, Kind] = {"luna16": "scans", "lidc-nodules": "cubes"}
 
 
 def facts_of(spec: dict[str, Any]) -> DataFacts:
@@ -39,7 +41,10 @@ def facts_of(spec: dict[str, Any]) -> DataFacts:
     names, numbers = tuple(f"{n:06d}" for n in range(count)), tuple(range(count))
     labels = tuple(n % 3 for n in numbers)
     parts = (numbers,) if reader in POOLS else ((), numbers[:200], numbers[200:])
-    listing = Listing(reader, Path(f"/made-up/{reader}"), names, names, labels, {0: 0, 1: 1}, numbers, *parts)
+    folder, volumes = Path(f"/made-up/{reader}"), VOLUMES.get(reader)
+    listing = Listing(reader, folder, names, names, labels, {0: 0, 1: 1}, numbers, *parts)
+    if volumes is not None:
+        listing = replace(listing, kind=volumes, validation=numbers[250:])
     meant = {name: value for name, value in spec["options"].items() if name != "path"}
     return DataFacts(reader, f"files of {reader} {canonical(meant)}", listing)
 
@@ -185,8 +190,38 @@ def test_figures_say_what_stands_in_and_which_colours_are_made_up() -> None:
     bus = ["stand_ins.cityscapes-bus=voc-bus"]
     assert notes("p1-fig4", overrides=bus) == [None, None, "voc-bus in place of cityscapes-bus"]
     assert notes("p1-fig6", overrides=["stand_ins.voc-cat=textures"]) == ["textures in place of voc-cat"]
+    car = [*bus, "stand_ins.cityscapes-car=textures", "stand_ins.flowers102=flowers17"]
+    assert notes("p1-fig4", overrides=car) == [
+        "flowers17 in place of flowers102",
+        None,
+        "voc-bus in place of cityscapes-bus, textures in place of cityscapes-car",
+    ]
+    dogs = [f"stand_ins.{name}=textures" for name in ("voc-cat", "pets", "pets-dogs")]
+    assert notes("p1-fig6", overrides=dogs) == ["textures in place of voc-cat, pets-dogs and pets"]
+    person = {"overrides": ["stand_ins.voc-person=shapes"], "only": ["analysis=predictions"]}
+    assert notes("p1-fig7", **person) == [None, "shapes in place of voc-person", None]
     with pytest.raises(GridError, match=r"note'"):
         load_request("p2-fig5", overrides=["analyses.samples.panels.0.note=mine"])
+
+
+def test_a_map_says_what_stands_in_for_its_patches_and_keeps_its_key_where_nothing_does() -> None:
+    plain, other, served = (
+        analyses(planned("p1-fig5", overrides=[f"stand_ins.{name}=textures"] if name else []))["gradcam"]
+        for name in ("", "cityscapes-bus", "cityscapes-car")
+    )
+    assert "note" not in plain.spec and plain.key == other.key
+    assert served.spec["note"] == "textures in place of cityscapes-car"
+
+
+def test_nothing_stands_in_for_data_that_imported_weights_were_trained_on(tmp_path: Path) -> None:
+    text = Path(load_request("p1-table5").path).read_text().replace("pretext_data: imagenet", "pretext_data: pets")
+    text = text.partition("# The paper's sentences")[0].replace("references: p1-table5\n", "")
+    write_grid(tmp_path, text.replace("grid: p1-table5", "grid: mine"), "mine.yaml")
+    text = "grid: figure\ntitle: Figure\nanalyses:\n  curves:\n    kind: curves\n    panels:\n"
+    text += "      - {title: Cat, cells: {grid: mine.yaml, dataset: voc-cat}}\n"
+    figure = planned(write_grid(tmp_path, text, "figure.yaml"), overrides=["stand_ins.pets=shapes"])
+    (panel,) = analyses(figure)["curves"].spec["panels"]
+    assert len(panel["lines"]) == 7 and "note" not in panel
 
 
 def test_the_organisms_of_pretraining_images_count_for_their_figure_alone() -> None:

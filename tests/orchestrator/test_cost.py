@@ -209,6 +209,25 @@ def test_of_a_trial_only_the_steps_that_it_trained_count(pruned_at: int | None, 
     assert learned[pretrain.key].cost == pytest.approx(3 * pretrain.cost)
 
 
+def test_numeric_backends_do_not_mix_and_one_that_is_new_begins_with_the_pace_of_the_others() -> None:
+    stages = small_plan()
+    plain = of_kind(stages, "finetune")[0]
+    fused, halved, threads = (
+        changed(plain, "backend", **dial) for dial in ({"fused": True}, {"precision": "bfloat16"}, {"threads": 2})
+    )
+    old = changed(plain, "backend")
+    old = replace(old, spec={**old.spec, "backend": {"precision": "float32", "threads": 1}})  # before later dials
+    larger = changed(plain, "finetune", input_size=2 * plain.spec["finetune"]["input_size"])
+    records = [record(s, factor * s.cost, n_eval=evaluated(s)) for s, factor in ((old, 4), (larger, 9), (larger, 9))]
+    learned = costed({s.key: s for s in (plain, fused, halved, threads)}, records)
+    assert all(learned[s.key].cost == pytest.approx(4 * s.cost) for s in (plain, fused, halved, threads))
+    part = record(fused, fused.cost, n_eval=evaluated(fused), fused=4)  # a quarter of what four took together
+    learned = costed({s.key: s for s in (plain, fused, halved)}, [*records, part, part, part])
+    assert learned[fused.key].cost == pytest.approx(fused.cost)
+    assert learned[plain.key].cost == pytest.approx(4 * plain.cost)
+    assert learned[halved.key].cost == pytest.approx(halved.cost)  # the median of all backends
+
+
 def test_devices_do_not_mix() -> None:
     stages = small_plan()
     pretrain = of_kind(stages, "pretrain")[0]

@@ -18,6 +18,7 @@ from orchestrator import run_grid, status
 from orchestrator.record import export
 from orchestrator.record.export import describe
 from orchestrator.record.store import Store, open_store
+from tests.contracts import records
 from tests.orchestrator.made_up import GRID, write_grid
 from trainables.networks import build_network
 from trainables.settings import NetworkSettings, parse_network
@@ -162,9 +163,9 @@ def test_what_cannot_be_exported(made: Store, ask: Any, tmp_path: Path) -> None:
 
 
 def test_a_stage_that_is_not_finished(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    stage = {"key": "f" * 24, "kind": "pretrain", "name": "conrec | shapes"}
+    stage = records.stage("f" * 24, kind="pretrain", name="conrec | shapes")
     store = open_store(str(tmp_path / "runs"), create=True)
-    store.save_plan({"grid": "mine", "plan": "1", "stages": {stage["key"]: stage}})
+    store.save_plan(records.plan("mine", "1", stages={stage["key"]: stage}))
     argv = ["--export", "ffff", str(tmp_path / "out"), "--store", store.uri]
     assert status.main(argv) == 2
     assert f"stage {stage['key']} (pretrain conrec | shapes) is not finished; run its grid" in capfd.readouterr().err
@@ -205,8 +206,7 @@ def test_damaged_weights_are_named_and_not_handed_on(tmp_path: Path, capfd: pyte
     for number, data in enumerate((b"", whole[:5], whole[:40], whole[:-1], whole + b"1", whole[:8] + b"?" * 99)):
         key = f"{number:024x}"
         path = store.put_artifact(key, "one", "weights.safetensors", data)
-        record = {"key": key, "kind": "pretrain", "name": "x", "spec": spec, "parents": {}}
-        store.commit({**record, "artifacts": {"weights": path}})
+        store.commit(records.commit(key, kind="pretrain", spec=spec, artifacts={"weights": path}))
         assert status.main(["--export", key, str(tmp_path / "out"), "--store", store.uri]) == 2
         assert f"{path} is no whole safetensors file: " in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

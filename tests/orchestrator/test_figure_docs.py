@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.grid.load import builtin_grids, load_request
-from orchestrator.run_grid import parser
+from orchestrator.run_grid import main, parser
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "figures"
 
@@ -37,6 +40,24 @@ def test_every_figure_has_a_command_that_can_be_asked_for(make: Any) -> None:
         asked.add(grid)
     figures = {grid for grid in builtin_grids() if "fig" in grid or grid.endswith("table1")}
     assert asked == figures and len(figures) == 16
+
+
+def test_what_is_not_committed_can_be_made_of_real_images_but_for_weights_that_are_no_small_file(
+    shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, real = re.findall(r"```\n(.*?)```", (FOLDER / "README.md").read_text(encoding="utf-8"), re.S)
+    asked = set()
+    for line in real.splitlines():
+        variable, grid, *more = shlex.split(line)
+        assert variable == "$MINI"
+        where = ["--store", str(tmp_path), "--data-root", str(shared_data)]
+        assert main(["--profile", "mini", *where, "--dry-run", "--json", grid, *more]) == 0
+        found = json.loads(capfd.readouterr().out)
+        reasons = [reason.partition(":")[0] for reason in found["blocked_reasons"]]
+        assert found["stages"]["analysis"] >= 1
+        assert reasons == (["no weights torchvision-resnet18"] if grid == "p1-fig6" else []), reasons
+        asked.add(grid)
+    assert asked == {"p1-table1", "p1-fig2", "p1-fig6", "p1-fig7"}
 
 
 def test_pictures_are_named_in_a_command_and_small(make: Any) -> None:

@@ -46,6 +46,22 @@ def test_the_longest_path_goes_first_not_the_dearest_stage() -> None:
     assert keys(frontier.take()) == ["next"]
 
 
+def test_imports_go_before_what_trains_for_hours() -> None:
+    """They take moments, and tell at once of a wrong file; among themselves the longest path goes first."""
+    made = graph(
+        stage("long", kind="pretrain", cost=9000), stage("below", "long", cost=90),
+        stage("file", kind="import"), stage("other file", kind="import"),
+        stage("cell", "file"), stage("other cell", "other file", cost=5),
+    )  # fmt: skip
+    frontier = Frontier(made)
+    packs = [frontier.take(slots=1, most=8) for _ in range(3)]
+    assert [keys(pack) for pack in packs] == [["other file"], ["file"], ["long"]]
+    assert frontier.urgency(packs[0]) > frontier.urgency(packs[1]) > frontier.urgency(packs[2])
+    frontier.succeed("other file")
+    frontier.succeed("long")
+    assert keys(frontier.take()) == ["below"]  # what needs an import is as urgent as it is long
+
+
 def test_equal_stages_go_in_the_order_of_the_plan() -> None:
     frontier = Frontier(graph(*(stage(f"s{n}") for n in (3, 1, 2))))
     assert [keys(frontier.take())[0] for _ in range(3)] == ["s3", "s1", "s2"]

@@ -17,6 +17,7 @@ from orchestrator.record.backend import Backend
 from orchestrator.record.garbage import Garbage, find, sweep
 from orchestrator.record.leases import acquire, holder
 from orchestrator.record.store import Store, StoreError, open_store
+from tests.contracts import records
 from tests.orchestrator.made_up import GRID, write_grid
 from tests.orchestrator.test_run import executed
 
@@ -35,17 +36,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def stage(key: str, **parents: str) -> dict[str, Any]:
-    return {"key": key, "kind": "finetune" if parents else "pretrain", "name": f"stage {key[0]}", "parents": parents}
+    kind = "finetune" if parents else "pretrain"
+    return records.stage(key, kind=kind, name=f"stage {key[0]}", parents=parents)
 
 
 def plan(store: Store, number: int, *keys: str, grid: str = "mine") -> None:
-    store.save_plan({"grid": grid, "plan": f"2026112{number}", "stages": {key: stage(key) for key in keys}})
+    store.save_plan(records.plan(grid, f"2026112{number}", stages={key: stage(key) for key in keys}))
 
 
 def finish(store: Store, key: str, attempt: str = "one", **parents: str) -> list[str]:
     """Commit a stage; the paths of its commit and artifacts."""
     names = {name: store.put_artifact(key, attempt, name, b"x" * 700) for name in ("weights", "history")}
-    store.commit({**stage(key, **parents), "artifacts": names})
+    store.commit({**records.commit(key, artifacts=names), **stage(key, **parents)})
     return [f"commits/{key}.json", *names.values()]
 
 
@@ -278,7 +280,7 @@ def test_requests_that_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[
         assert told(capfd, "--store", place, "--delete", code=2) == ("", says)
     plan(store, 1, CELL)
     damaged = tmp_path / "runs" / "plans" / "mine" / "20261120.json"
-    for content, says in (("{", "is not valid JSON"), ("{}", "lists no stages")):
+    for content, says in (("{", "is not valid JSON"), ("{}", "is damaged or was tampered with")):
         damaged.write_text(content)
         for more in ([], ["--keep-plans", "1"]):
             out, err = told(capfd, "--store", store.uri, "--delete", *more, code=2)

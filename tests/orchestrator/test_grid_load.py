@@ -255,7 +255,16 @@ def test_a_grid_that_is_not_there(name: str, says: str) -> None:
         ("title=2020-13-45", "the value is not valid YAML: month must be"),
         ("finetune=3", "finetune: expected a mapping (key: value), but got 3"),
         ("seeds.x=3", "unknown key 'seeds.x'; allowed: looks, rule, until"),
-        ("rows.7.model=x", "rows: expected a list"),
+        ("rows.7.model=x", "there is no rows.7; rows has the entries 0 to 1"),
+        ("columns.0.fractions.2=0.5", "there is no columns.0.fractions.2; columns.0.fractions has the entries 0 to 1"),
+        ("pretexts.conrec.tune.trials=10001", "trials: expected less than or equal to 10000, but got 10001"),
+        ("pretexts.conrec.prepare.kind=[x]", "pretexts.conrec.prepare.kind: no such preparation ['x']; allowed: car"),
+        ("claims=[{test: [x]}]", "claims.0.test: no test ['x']; allowed: convergence, difference"),
+        ("claims=[{test: {a: b}}]", "claims.0.test: no test {'a': 'b'}"),
+        ("analyses.a={kind: cka, data: shapes, models: [{name: x, network: {name: [y]}}, {name: z}]}", "no network ['"),
+        ("seeds.looks=[3, 100000000]", "seeds.looks.1: expected less than or equal to 1000, but got 100000000"),
+        ("finetune.input_size=20", "finetune.input_size: expected a multiple of 8, but got 20"),
+        ("pretrain.input_size=24", "pretrain.input_size: network conrec-unet takes a multiple of 8 and at least 32"),
         ("rows.1.pretext=byoll", "rows.1.pretext: no pretext 'byoll'"),
         ("profile=mini", "a profile is chosen by --profile NAME"),
         ("profiles.mini.seeds=[1]", "unknown key 'profiles'"),
@@ -265,6 +274,90 @@ def test_a_grid_that_is_not_there(name: str, says: str) -> None:
 def test_a_wrong_override_is_quoted(tmp_path: Path, override: str, says: str) -> None:
     text = refused(write_grid(tmp_path), overrides=["finetune.batch=4", override])
     assert text.startswith(f"--set {override}: ") and says in text
+
+
+SASA = GRID + "network:\n  name: sasa-resnet50-unet\n  width: 16\n"
+GENESIS = "{method: imported, format: genesis}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        (SASA + "  kernel: 4\n", 17, "network: kernel must be an odd number, but is 4"),
+        (SASA + "  heads: 3\n", 16, "network: width must be a multiple of 2 x heads = 6, but 16 is not"),
+        (SASA + "networks: {sasa-resnet50-unet: {kernel: 6}}\n", 17, "networks.sasa-resnet50-unet: kernel must be an"),
+        (SASA.replace("Random}", "Random, network: {heads: 5}}"), 16, "width must be a multiple of 2 x heads = 10"),
+        (
+            GRID.replace("Random}", "Random, network: {name: sasa-resnet50-unet, kernel: 2}}"),
+            5,
+            "rows.0.network: kernel must be an odd number, but is 2",
+        ),
+        (SASA + "pretrain: {input_size: 40}\n", 17, "pretrain.input_size: network sasa-resnet50-unet takes a multiple "
+         "of 32 (nearest: 32), but got 40"),
+        (SASA + "pretexts: {conrec: {pretrain: {input_size: 48}}}\n", 17, "pretexts.conrec.pretrain.input_size: netw"),
+        (SASA.replace("Random}", "Random, finetune: {input_size: 8}}"), 5, "rows.0.finetune.input_size: network sasa"),
+        (SASA.replace("random-init", "probe") + "probe: {input_size: 8}\n", 17, "probe.input_size: network sasa-res"),
+        (GRID + "network: {name: genesis-unet3d}\n", 8, "rows.1.pretext: conrec learns from pictures, but network"),
+        (GRID.replace("pretext: conrec", "pretext: models-genesis"), 8, "models-genesis learns from volumes, but "
+         "network conrec-unet takes pictures; expected network.name genesis-unet3d"),
+        (
+            GRID.replace("pretext: conrec", "pretext: models-genesis") + "network: {name: genesis-unet3d}\n",
+            8,
+            "rows.1.pretext: models-genesis needs cubes, which no data set has; expected `prepare: {kind: cubes}`",
+        ),
+        (GRID + "pretexts: {conrec: {prepare: {kind: cubes}}}\n", 14, "pretexts.conrec.prepare: conrec needs pictures, "
+         "which prepare cubes does not make; expected no `prepare:`"),
+        (
+            GRID.replace("pretext: conrec", "pretext: classification")
+            + "pretexts: {classification: {prepare: {kind: colorize}}}\n",
+            14,
+            "classification needs labels, which prepare colorize does not make; expected no `prepare:`",
+        ),
+        (GRID + f"pretexts: {{conrec: {GENESIS}}}\n", 8, "rows.1.pretext: weights genesis fit network.name genesis-un"),
+        (
+            GRID.replace("seg-enc", "seg-enc-dec")
+            + "network: {name: resnet18-unet}\npretexts: {conrec: {method: imported, format: torchvision-resnet18}}\n",
+            6,
+            "rows.1.scenario: seg-enc-dec takes over a decoder, but weights torchvision-resnet18 have none",
+        ),
+        (
+            GRID + "analyses: {a: {kind: targets, data: shapes, model: {pretext: conrec, pretext_data: shapes, "
+            "network: {name: genesis-unet3d}}}}\n",
+            14,
+            "analyses.a.model.pretext: conrec learns from pictures",
+        ),
+        (
+            GRID + "finetune: {input_size: 32}\npretexts:\n  conrec:\n    tune: {trials: 2, objective: "
+            "{dataset: textures, finetune: {input_size: 8}}}\nnetwork: {name: classic-unet}\n",
+            17,
+            "pretexts.conrec.tune.objective.finetune.input_size: network classic-unet takes a multiple of 16",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_network_cannot_be_trained_with(tmp_path: Path, text: str, line: int, says: str) -> None:
+    name = write_grid(tmp_path, text.replace("profile: smoke", "profile: paper"))
+    told = refused(name)
+    assert told.startswith(f"{name}:{line}: ") and says in told, told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SASA.replace("Random}", "Random, network: {heads: 4}}").replace("width: 16", "width: 24")
+        .replace("    pretext: conrec\n", "    pretext: conrec\n    network: {heads: 12}\n"),  # rows complete it
+        GRID + "pretexts: {models-genesis: {flip: 0.1}}\n",  # used nowhere
+        GRID.replace("random-init", "constant, constant: {shapes: 0.5}, network: {name: genesis-unet3d}")
+        .replace("    fractions: [0.05, 0.2]\n", ""),
+    ],
+)  # fmt: skip
+def test_what_a_network_can_be_trained_with(tmp_path: Path, text: str) -> None:
+    load_request(write_grid(tmp_path, text.replace("profile: smoke", "profile: paper")))
+
+
+def test_what_a_profile_completes_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    name = write_grid(tmp_path, GRID.replace("pretext: conrec", "pretext: byol-color"))
+    load_request(name)  # the profile smoke says how the colours are made
+    assert "byol-color needs colorised pictures" in refused(name, profile="paper")
 
 
 def test_a_profile_asked_for_that_is_not_there(tmp_path: Path) -> None:

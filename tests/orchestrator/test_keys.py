@@ -42,7 +42,8 @@ def other_value(cls: type, dial: dataclasses.Field) -> Any:
         return not default
     if get_origin(hint) is tuple:
         choices = get_args(get_args(hint)[0])
-        return [c for c in choices if [c] != list(default)][:1] if choices else ["x"] if str in get_args(hint) else [7]
+        others = ["x"] if str in get_args(hint) else [7] * len(getattr(cls, "tasks", [""]))  # a weight for each task
+        return [c for c in choices if [c] != list(default)][:1] if choices else others
     if not isinstance(hint, type):  # Literal, Mapping
         choices = get_args(hint)
         return {"9": "car"} if get_origin(hint) is not None and isinstance(default, Mapping) else next(

@@ -84,6 +84,15 @@ def test_what_was_handed_out_ahead_is_overtaken_by_what_is_more_urgent() -> None
     assert without["b"] == ahead["b"] == 1
 
 
+def test_an_import_starts_first_however_short_its_path() -> None:
+    stages = graph(
+        stage("long", kind="pretrain", cost=50), stage("file", kind="import", cost=1), stage("cell", "file", cost=2)
+    )
+    for outstanding in (1, 3):
+        assert [span.key for span in run(stages, 1, outstanding=outstanding).spans] == ["file", "long", "cell"]
+    check(stages, run(stages, 2))
+
+
 def test_nothing_to_run() -> None:
     schedule = run({}, 4)
     assert schedule.spans == () and schedule.makespan == 0 and schedule.utilisation == 1 and lower_bound({}, 4) == 0

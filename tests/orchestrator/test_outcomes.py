@@ -188,7 +188,9 @@ def test_what_an_earlier_failure_blocks_is_told_until_the_failure_is_overcome(tm
     assert anew.keys() == blocked.keys() and not any(f["provisional"] for f in anew.values())
     assert all("not finite at step" in f["error"] for f in anew.values())
     parent = store.load_plan("smoke")["stages"][failed]
-    store.commit({**parent, "outcome": "succeeded", "metrics": {}, "seconds": 1.0, "node": "n", "artifacts": {}})
+    store.commit(
+        {**parent, "outcome": "succeeded", "metrics": {}, "seconds": 1.0, "node": "n", "artifacts": {}, "facts": {}}
+    )
     rows = table(folder, tmp_path / "out")
     assert {(r["model"], r["status"]) for r in rows if r["metric"] == "dice"} == {
         ("Random", "succeeded"), ("SimCLR", "succeeded"), ("ConRec", "missing"),

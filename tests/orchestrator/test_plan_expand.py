@@ -179,8 +179,8 @@ def test_settings_of_rows_and_pretexts_reach_their_stages_only(tmp_path: Path) -
     by_kind = {(s.kind, s.labels["scenario"]): s.spec for s in plan.stages.values()}
     pretrain = by_kind["pretrain", None]
     assert pretrain["pretext"] == {
-        "method": "conrec", "tasks": ["mask"], "temperature": 0.5, "reconstruction_weight": 100.0,
-        "contrastive_weight": 1.0,
+        "method": "conrec", "tasks": ["mask"], "task_weights": [], "mask_loss": "mse", "temperature": 0.5,
+        "reconstruction_weight": 100.0, "contrastive_weight": 1.0,
     }  # fmt: skip
     assert (pretrain["pretrain"]["steps"], pretrain["pretrain"]["batch"], pretrain["network"]["width"]) == (9, 5, 6)
     assert by_kind["finetune", "seg-enc"]["finetune"]["batch"] == 3

@@ -19,6 +19,7 @@ from orchestrator.execute.resources import (
     shape_of,
     share_for,
 )
+from orchestrator.execute.searcher import Packing
 from orchestrator.grid.schema import Run
 from orchestrator.plan.stages import Stage
 
@@ -111,10 +112,21 @@ def test_shapes_follow_the_grid_then_the_measurement_then_the_kind() -> None:
     assert shape_of("finetune", Run(), gpus=False, share=0.5) == Shape(1, 0)
     assert shape_of("finetune", Run(), gpus=True) == Shape(1, 0.25)
     assert shape_of("pretrain", Run(), gpus=True) == shape_of("trial", Run(), gpus=True) == Shape(1, 1)
-    assert shape_of("pretrain", Run(), gpus=True, share=0.125) == Shape(1, 0.125)
+    assert [shape_of("probe", Run(), gpus=True, share=share).gpus for share in SHARES] == list(SHARES)
     assert shape_of("prepare", Run(), gpus=True, share=0.5) == Shape(1, 0)  # works on the CPU
     asked = Run.model_validate({"resources": {"finetune": {"cpus": 2, "gpus": 0.3}}})
     assert shape_of("finetune", asked, gpus=True, share=0.5) == Shape(2, 0.3)
+
+
+def test_what_fills_a_gpu_keeps_it_however_little_memory_it_takes_unless_it_is_asked_to_share() -> None:
+    for kind in ("pretrain", "trial"):
+        assert [shape_of(kind, Run(), gpus=True, share=share) for share in SHARES] == [Shape(1, 1)] * len(SHARES)
+        asked = Run.model_validate({"resources": {kind: {"gpus": 0.25}}})
+        assert [shape_of(kind, asked, gpus=True, share=share) for share in (None, *SHARES)] == [Shape(1, 0.25)] * 5
+    known, small = MeasuredShares(), stage("pretrain")
+    known.learn(small, 6 * GB, DEVICE)
+    assert known.share([small]) == 0.125
+    assert Packing(Run(), 1, 1, 1, True, 1.0, known).shape([small], None) == Shape(1, 1)
 
 
 def test_alone_means_a_whole_device_or_a_whole_node() -> None:

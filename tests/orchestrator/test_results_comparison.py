@@ -28,7 +28,7 @@ def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
 def stage(key: str, steps: int, fingerprint: str = "f", **parents: str) -> dict[str, Any]:
     return {
         "key": key, "kind": "finetune", "name": key, "spec": {"finetune": {"steps": steps}}, "parents": parents,
-        "fingerprint": fingerprint, "blocked": None,
+        "fingerprint": fingerprint, "blocked": None, "labels": {},
     }  # fmt: skip
 
 

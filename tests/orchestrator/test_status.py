@@ -51,7 +51,8 @@ def save(store: Store, plan: Plan, plan_id: str, name: str = "smoke") -> None:
 
 def finish(store: Store, plan: Plan, *keys: str) -> None:
     for key in keys:
-        store.commit({**plan.stages[key].record(), "outcome": "succeeded", "seconds": 2.0, "metrics": {}})
+        ended = {"outcome": "succeeded", "seconds": 2.0, "metrics": {}, "facts": {}, "artifacts": {}}
+        store.commit({**plan.stages[key].record(), **ended})
 
 
 def beat(store: Store, plan: Plan, key: str, age: float = 0.0) -> None:

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.record.garbage import MARGIN_SECONDS, find, sweep
 from orchestrator.record.leases import acquire, holder
 from orchestrator.record.store import Item, Store, StoreError, open_store
+from tests.contracts import records
 from tests.contracts.store_contract import ROOT, StoreContract
 
 
@@ -148,7 +149,7 @@ def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
 def test_half_a_file_is_not_seen_and_gc_finds_it(tmp_path: Path) -> None:
     """A process killed while a part of a large file is on the disk."""
     store, key, size = open_store(str(tmp_path), create=True), "a" * 24, 200_000_000
-    store.save_plan({"grid": "smoke", "plan": "id1", "stages": {key: {"key": key}}})
+    store.save_plan(records.plan("smoke", "id1", stages={key: records.stage(key)}))
     code = "import sys; from orchestrator.record.store import open_store; store = open_store(sys.argv[1])\n"
     code += f"store.put_artifact('{key}', 'one', 'weights', b'x' * {size})"
     parts: list[Item] = []

@@ -51,7 +51,8 @@ class Driver:
         """The stage has ended; its commit is in the store."""
         steps = of.spec["pretrain"]["steps"] if steps is None else steps
         facts = {"pruned_at": None, "objective": {str(steps): value}, "steps_run": steps}
-        self.store.commit({**of.record(), "metrics": {"objective": value}, "facts": facts, "artifacts": {}})
+        ended = {"outcome": "succeeded", "facts": facts, "artifacts": {}, "seconds": 1.0}
+        self.store.commit({**of.record(), **ended, "metrics": {"objective": value}})
         self.tell(of)
 
     def tell(self, of: Stage) -> None:

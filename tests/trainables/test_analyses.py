@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables.analyses import ANALYSES, analyse
+from trainables.analyses import ANALYSES, analyse, curves
 from trainables.analyses.choose import metric_name
-from trainables.analyses.figures import COLORS, method_colors
+from trainables.analyses.figures import COLORS, method_colors, png
 from trainables.context import Context, StageError
 from trainables.data import DataError, open_dataset, survey
 from trainables.data.survey import combined_fingerprint
@@ -160,6 +160,23 @@ def test_what_stands_in_for_data_is_told_in_the_figure_and_changes_no_number(con
     assert result.files["counts.csv"] == plain.files["counts.csv"]
     assert result.files["samples.png"] != plain.files["samples.png"]
     assert_not_clipped(pixels(result, "samples.png"))
+
+
+def test_marks_at_step_0_are_whole_and_long_notes_hang_over_no_edge(context, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves, "png", lambda figure: (figures.append(figure), png(figure))[1])
+    note = "voc-bus in place of cityscapes-bus, camvid in place of cityscapes-car"
+    line = {"name": "Segmentation, random decoder", "roles": ["b0"]}
+    panel = {"title": "Cityscapes bus", "lines": [line]}
+    noted, plain = (
+        analyse({**CURVES, "panels": [panel | more]}, context(histories=HISTORIES)) for more in ({"note": note}, {})
+    )
+    (axes,) = figures[1].axes
+    assert [list(marks.get_offsets()[0]) for marks in axes.collections] == [[0, 0]]
+    assert not any(marks.get_clip_on() for marks in axes.collections)
+    assert len(axes.get_title("right").splitlines()) == len(figures[0].axes[0].get_title().splitlines()) == 3
+    for name in ("curves.png", "steps.png"):
+        assert pixels(noted, name).shape[1] == pixels(plain, name).shape[1]  # nothing has made the page wider
 
 
 def test_the_legend_of_curves_hides_none_of_them(context):

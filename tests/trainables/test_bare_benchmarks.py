@@ -8,14 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from tests.benchmarks.backend import measure
 from tests.benchmarks.flowers_column_stages import Options, OutOfTime, StageContext, Watch, resume_steps
 from tests.benchmarks.flowers_column_table import published, table
-from trainables.context import Context, Result
+from tests.benchmarks.fusion import Failed, Processes
+from tests.benchmarks.training_work import Setup, write_photos
+from trainables import numeric
+from trainables.context import Context, Result, StageError
 from trainables.downstream.finetune import finetune
 from trainables.downstream.fused import finetune_fused
 
@@ -177,13 +184,18 @@ def test_stages_trained_as_one_go_on_together_but_for_those_that_had_ended(steps
 
 
 TINY_RUNS = {
-    "fusion": "--cells 2 --processes 1 --width 2 --size 16 --batch 2 --images 4 --steps 1 --repeats 1",
+    "fusion": "--cells 2 --processes 1 --width 2 --size 16 --batch 2 --images 4 --steps 1 --repeats 1 "
+    "--precision bfloat16",
     "training_step": "--width 2 --size 32 --batch 2 --photos 80 --repeats 1 --seconds 0.05 --workers 0 "
-    "--only finetune simclr conrec",
+    "--precision bfloat16 --only finetune simclr conrec",
+    "backend": "--sizes 2x32 --batch 2 --only finetune --backends float32 bfloat16 --repeats 1 --seconds 0.05",
     "sasa": "--side 4 --channels 16 --heads 2 --kernel 3 --repeats 1",
     "gpu_share": "--processes 1",
 }
-SAID = ("fused 2 | ", "lightly: not installed", "dot forward+backward | einsum", "equal, digit for digit")
+SAID = (
+    *("fused 2 | ", "1 processes | ", "(bfloat16 product)", "lightly: not installed", "finetune | 2x32 | bfloat16 | "),
+    *("dot forward+backward | einsum", "equal, digit for digit"),
+)
 CODE = """
 import importlib, json, sys
 for name, words in json.loads(sys.argv[1]).items():
@@ -199,3 +211,46 @@ def test_the_benchmarks_for_a_gpu_need_no_more_than_torch(bare: dict[str, str]) 
     words = [sys.executable, "-c", CODE, json.dumps(TINY_RUNS)]
     done = subprocess.run(words, cwd=ROOT, env=bare, capture_output=True, text=True)
     assert done.returncode == 0 and all(text in done.stdout for text in SAID), done.stdout + done.stderr
+
+
+def cells_of(folder: Path, network: str) -> Processes:
+    sizes = dict.fromkeys(("images", "steps", "repeats"), 4)
+    options = Namespace(device="cpu", network=network, width=2, size=16, batch=2, precision="float32", **sizes)
+    return Processes(options, str(folder), 2)
+
+
+@pytest.mark.timeout(120)
+def test_a_process_with_a_fault_says_it_and_none_is_waited_for(tmp_path: Path) -> None:
+    processes = cells_of(tmp_path, "no-such-network")
+    with pytest.raises(Failed, match="no-such-network"):
+        processes.side_by_side()
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_dies_is_noticed(tmp_path: Path) -> None:
+    processes = cells_of(tmp_path, "conrec-unet")
+    rate, _ = processes.side_by_side()
+    assert rate > 0
+    workers = [process for process, _ in processes._workers]
+    os.kill(int(workers[1].pid or 0), signal.SIGKILL)
+    with pytest.raises(Failed, match="a process ended with SIGKILL"):
+        processes.side_by_side()
+    assert not any(process.is_alive() for process in workers)
+
+
+def test_a_backend_that_fails_has_its_reason_in_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*inputs: Any) -> Any:
+            raise StageError("backend.compiled: torch.compile failed on this machine")
+
+        return call
+
+    monkeypatch.setattr(numeric, "_compiled_in_training", without_compiler)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)  # takes a second
+    write_photos(tmp_path, 80, 32)
+    setup = Setup(tmp_path, {"name": "conrec-unet", "width": 2}, 16, 2, torch.device("cpu"))
+    rows = measure(setup, "finetune", ["float32", "compiled", "bfloat16"], 1, 0.01)
+    figures = {name: row for name, *row in rows}
+    assert figures.keys() == {"float32", "compiled", "bfloat16"} and len({len(row) for row in rows}) == 1
+    assert figures["compiled"][0] == "StageError: backend.compiled: torch.compile failed on this machine"
+    assert float(figures["bfloat16"][0]) > 0 and float(figures["float32"][1]) == 1

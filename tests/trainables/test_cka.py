@@ -1,4 +1,4 @@
-"""Linear CKA against the textbook formulas, its invariances, and the estimate from batches."""
+"""CKA against the textbook formulas, its invariances, and the estimate from batches."""
 
 import csv
 import io
@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from trainables.analyses import analyse
+from trainables.analyses.cka import _label
 from trainables.analyses.similarity import cka_full, cka_minibatch
 from trainables.context import Context, StageError
+from trainables.data import open_dataset
+from trainables.data.stack import load_stack
 from trainables.networks import build_network
 from trainables.randomness import seed_everything
 from trainables.settings import NetworkSettings
+from trainables.settings.analyses import CKASettings
 
 
 def textbook(x, y):
@@ -69,7 +73,45 @@ def test_unbiased_equals_the_textbook_formula():
     assert float(found[0, 1]) == pytest.approx(unbiased(*features), abs=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"unbiased": True}])
+def gaussian_kernel(x, bandwidth):
+    """exp(-d^2 / (2 s^2)), pair by pair; s is `bandwidth` medians of the distances [Kornblith et al. 2019, §3]."""
+    x = np.asarray(x, np.float64)
+    apart = {(i, j): np.sqrt(sum((x[i] - x[j]) ** 2)) for i, j in combinations(range(len(x)), 2)}
+    s = bandwidth * np.median(list(apart.values()))
+    kernel = np.eye(len(x))
+    for (i, j), d in apart.items():
+        kernel[i, j] = kernel[j, i] = np.exp(-(d**2) / (2 * s**2))
+    return kernel
+
+
+@pytest.mark.parametrize("bandwidth", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize(("n", "widths"), [(21, (7, 12)), (12, (300, 50))])
+def test_with_a_gaussian_kernel_it_equals_the_formula(n, widths, bandwidth):
+    """tr(K H L H) / sqrt(tr(K H K H) tr(L H L H)) [Kornblith et al. 2019, eq. 3, 4]; n odd and even, for the median."""
+    features = [related(n, d, seed) for seed, d in enumerate(widths, 1)]
+    k, l = (gaussian_kernel(x, bandwidth) for x in features)  # noqa: E741
+    h = np.eye(n) - 1 / n
+    expected = np.trace(k @ h @ l @ h) / np.sqrt(np.trace(k @ h @ k @ h) * np.trace(l @ h @ l @ h))
+    found = cka_full(features, bandwidth=bandwidth)
+    assert float(found[0, 1]) == pytest.approx(expected, abs=1e-12)
+    assert abs(float(found[0, 1] - cka_full(features)[0, 1])) > 1e-3
+
+
+def test_with_a_gaussian_kernel_the_unbiased_one_equals_the_textbook_formula():
+    features = [related(15, 80, 1), related(15, 9, 2)]
+    kernels = [gaussian_kernel(x, 0.5) for x in features]
+    roots = [np.linalg.cholesky(kernel) for kernel in kernels]  # features whose products are the kernel
+    found = cka_full(features, unbiased=True, bandwidth=0.5)
+    assert float(found[0, 1]) == pytest.approx(unbiased(*roots), abs=1e-9)
+
+
+def test_with_a_wide_gaussian_kernel_it_nears_the_linear_one():
+    """exp(-d^2 / (2 s^2)) = 1 - d^2 / (2 s^2) + ..., and centring leaves the products of d^2 [Kornblith, §3]."""
+    features = [related(40, 7, 1), related(40, 12, 2)]
+    assert torch.allclose(cka_full(features, bandwidth=1000.0), cka_full(features), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"unbiased": True}, {"bandwidth": 0.5}])
 def test_of_a_model_with_itself_is_one_also_rotated_scaled_and_moved(options):
     x = related(60, 20, 1)
     rotation = torch.linalg.qr(gaussian(20, 20, seed=3).double()).Q
@@ -182,12 +224,57 @@ def test_the_analysis_writes_picture_and_table(context):
     assert few.facts["images"] == 10
 
 
+def outputs(seed, count=30, size=32):
+    """E of the pictures of `spec`, by the network itself."""
+    listing = open_dataset("shapes", ".", {"count": count, "size": size})
+    images = load_stack(listing, range(count), size, masks=False).images
+    encoder = build_network(NetworkSettings(width=4), 1).eval()
+    encoder.load_state_dict(weights(seed))
+    with torch.no_grad():
+        return encoder.encoder(images.float() / 255)[-1]
+
+
+def test_the_analysis_with_a_gaussian_kernel_and_pooled_features(context):
+    parents = {"one": weights(0), "other": weights(1)}
+    maps = [outputs(0), outputs(1)]
+    means = [torch.stack([m[:, :, y : y + 2, x : x + 2].mean((2, 3)) for y in (0, 2) for x in (0, 2)]) for m in maps]
+    pooled = [m.permute(1, 0, 2).flatten(1) for m in means]
+    usual = analyse(spec(parents), context(parents))
+    found = analyse(spec(parents, pool=2), context(parents))
+    assert found.facts["features"] == {"one": 2 * 2 * 32, "other": 2 * 2 * 32}
+    assert found.metrics["cka/one/other"] == pytest.approx(textbook(*pooled), abs=1e-5)
+    assert found.metrics != usual.metrics
+    found = analyse(spec(parents, kernel="rbf", bandwidth=0.4), context(parents))
+    k, l = (gaussian_kernel(m.flatten(1), 0.4) for m in maps)  # noqa: E741
+    h = np.eye(30) - 1 / 30
+    expected = np.trace(k @ h @ l @ h) / np.sqrt(np.trace(k @ h @ k @ h) * np.trace(l @ h @ l @ h))
+    assert found.metrics["cka/one/other"] == pytest.approx(expected, abs=1e-5)
+    assert found.files["cka.png"] != usual.files["cka.png"]
+
+
+def test_the_colours_are_called_what_they_are():
+    assert _label(CKASettings()) == "linear CKA"
+    assert _label(CKASettings(kernel="rbf")) == "CKA, Gaussian kernel of 0.5 median distances"
+
+
+def test_dials_that_do_not_go_together_are_told(context):
+    parents = {"one": weights(0), "other": weights(1)}
+    with pytest.raises(StageError, match="kernel rbf needs all images at once; expected estimator full"):
+        analyse(spec(parents, kernel="rbf", estimator="minibatch"), context(parents))
+    with pytest.raises(StageError, match="expected a pool of at most the side of E, which is 4 x 4 here, but got 5"):
+        analyse(spec(parents, pool=5), context(parents))
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_an_encoder_that_sees_nothing_is_told(context, kernel):
+    dead = {name: torch.zeros_like(t) for name, t in weights(0).items()}
+    with pytest.raises(StageError, match="dead gives the same for all"):
+        analyse(spec(["alive", "dead"], kernel=kernel), context({"alive": weights(0), "dead": dead}))
+
+
 def test_what_does_not_fit_is_told(context):
     with pytest.raises(StageError, match="expected the weights of 'SimCLR'"):
         analyse(spec(["SimCLR"]), context({}))
     lacking = {name: t for name, t in weights(0).items() if name != "encoder.blocks.0.0.0.weight"}
     with pytest.raises(StageError, match=r"SimCLR: expected blocks\.0\.0\.0\.weight of \[4, 3, 3, 3\].* but got none"):
         analyse(spec(["SimCLR"]), context({"SimCLR": lacking}))
-    dead = {name: torch.zeros_like(t) for name, t in weights(0).items()}
-    with pytest.raises(StageError, match="dead gives the same for all"):
-        analyse(spec(["alive", "dead"]), context({"alive": weights(0), "dead": dead}))

@@ -176,10 +176,13 @@ def test_a_class_without_a_pixel(folder):
     ("name", "content", "message"),
     [
         ("splits/train.txt", b"\xff\xfe\x00p0", "train.txt: this list is no UTF-8 text; expected image names"),
+        ("splits/train.txt", b"p0\0/p1\n", "train.txt: this list holds NUL bytes, .*; expected image names"),
         ("splits/train.txt", b"p0\np77\n", r"train.txt: no image of the name 'p77' in .*images"),
         ("splits/train.txt", b"p0\n", "splits: expected train.txt with test.txt or val.txt"),
         ("splits/test.txt", b"p0\n", "splits: expected train.txt with test.txt or val.txt"),
         ("classes.yaml", b"{: [", "classes.yaml: cannot be read"),
+        ("classes.yaml", b"1: 2024-13-45\n", r"classes.yaml: cannot be read \(month must be .*; expected"),
+        ("classes.yaml", b"1: " + b"[" * 3000, r"classes.yaml: cannot be read \(nested too deeply\); expected"),
         ("classes.yaml", b"- car\n", r"classes.yaml: .*; expected `value: name`"),
         ("classes.yaml", b"car: 8\n", r"classes.yaml: invalid literal .*; expected `value: name`"),
         ("classes.yaml", b"!!python/object/apply:os.system ['true']\n", "classes.yaml: cannot be read"),
@@ -231,7 +234,8 @@ def test_unreadable_lists_of_the_oxford_sets(tmp_path):
         open_dataset("flowers102", tmp_path)
     trees.flowers17(tmp_path / "flowers17", colour=False, mat=False)
     trees.write(tmp_path / "flowers17" / "trimaps" / "imlist.txt", "1\n81\n99\n")
-    assert "lists 1 images without a trimap and lacks 1 that have one" in open_dataset("flowers17", tmp_path).notes[-1]
+    note = open_dataset("flowers17", tmp_path).notes[-1]
+    assert "lists 1 images without picture and trimap and lacks 1 with a trimap" in note
     trees.write(tmp_path / "flowers17" / "trimaps" / "imlist.txt", "one\n")
     with pytest.raises(DataError, match=r"imlist.txt: .*; expected one image number a line"):
         open_dataset("flowers17", tmp_path)

@@ -170,6 +170,16 @@ def test_official_layouts_and_their_published_figures(tmp_path, capsys):
     assert (found, "  images labelled: Mouse 30, Human 20, C. elegans 10" in lines) == (0, True), lines
 
 
+@pytest.mark.parametrize(("part", "numbers"), [("train", (0, 1, 2)), ("evaluation", (3, 4, 5))])
+def test_a_class_that_one_part_lacks(root, capsys, part, numbers):
+    for number in numbers:
+        trees.save_mask(root / "masks" / f"p{number}.png", [0, 1, 1, 9])
+    code, lines = run(capsys, root)
+    assert code == 1
+    (found,) = faults(lines)
+    assert f"no mask of the part {part} (3 images) has a pixel of bus; expected some in each part" in found
+
+
 def test_absent_data_are_a_fault(tmp_path, capsys):
     code, lines = run(capsys, tmp_path / "any", name="voc-cat")
     assert code == 1
@@ -183,6 +193,8 @@ def test_absent_data_are_a_fault(tmp_path, capsys):
         (["check", "pets", "--set", "boarder=1"], "options of pets: PetsOptions has no boarder; it has border"),
         (["check", "pets", "--set", "border"], "--set border: expected KEY=VALUE"),
         (["check", "set", "--set", "target=ship"], "target must be one of background, bus, car, void"),
+        (["check", "set", "--set", "target=2024-13-45"], "but got '2024-13-45'"),
+        (["check", "set", "--set", "target=" + "[" * 3000], r"but got '\[\[\["),
     ],
 )
 def test_wrong_requests(root, capsys, arguments, message):

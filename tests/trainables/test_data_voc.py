@@ -81,6 +81,27 @@ def test_what_pretraining_sees(tmp_path, pretrain, count):
     assert names(listing, listing.train) == ["c1"]
 
 
+@pytest.mark.parametrize("target", ["aeroplane", "*"])
+def test_void_pixels_are_not_counted_or_background(tmp_path, target):
+    """Of a1, one of whose regions is 255, against the file itself."""
+    mask = trees.voc(tmp_path) / "SegmentationClass" / "a1.png"
+    trees.save_mask(mask, [0, 1, 255, 15])
+    masks, fingerprints = {}, set()
+    for void in ("ignore", "background"):
+        listing = open_dataset("voc", tmp_path, {"target": target, "void": void})
+        (number,) = [n for n in listing.annotated if names(listing, [n]) == ["a1"]]
+        masks[void] = load_stack(listing, [number], 30, masks=True).masks[0, 5:25].numpy()
+        fingerprints.add(survey(listing).fingerprint)
+    official = np.asarray(Image.open(mask))
+    assert set(np.unique(official)) == {0, 1, 15, 255}
+    classes = official if target == "*" else np.where(official == 255, 255, official == 1)
+    assert np.array_equal(masks["ignore"], classes)
+    assert np.array_equal(masks["background"], np.where(official == 255, 0, classes))
+    assert len(fingerprints) == 2
+    usual, said = (open_dataset("voc-cat", tmp_path, given).mask_values for given in ({}, {"void": "ignore"}))
+    assert usual == said
+
+
 def test_a_class_that_nobody_holds(tmp_path):
     trees.voc(tmp_path)
     with pytest.raises(AbsentData, match="no image of the lists has a pixel of sheep"):

@@ -121,6 +121,18 @@ def test_scenarios_differ_from_random_init_by_the_parent_only(context, scenario,
     assert elsewhere.metrics["loss"] != expected.metrics["loss"]
 
 
+@pytest.mark.parametrize("head", ["fitting", "random"])
+def test_the_output_convolution_of_the_parent_or_a_random_one(context, head):
+    """One step of a rate near 0: where training began. The random head is that of random-init of the same seed."""
+    parent, fresh = initial_weights(7), initial_weights(0)
+    asked = spec("seg-enc-dec", head=head, steps=1, learning_rate=1e-12) | {"keep_weights": True}
+    result = finetune(asked, context(parent))
+    expected = (parent if head == "fitting" else fresh)["head.weight"]
+    torch.testing.assert_close(result.weights["head.weight"], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.weights["decoder.blocks.0.0.0.weight"], parent["decoder.blocks.0.0.0.weight"])
+    assert result.facts["transferred"] == len(parent) - (0 if head == "fitting" else 2)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_frozen_encoder(context, frozen):
     """Seen in the last checkpoint: a frozen encoder keeps its weights and its batch-norm statistics."""

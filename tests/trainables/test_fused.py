@@ -21,6 +21,7 @@ from trainables.settings import parse_network
 from trainables.settings.fusing import fused_shape, why_not_fused
 
 PER_CHANNEL = {"name": "sasa-resnet50-unet", "width": 16, "attention": "per-channel"}
+HALVES = {"name": "sasa-resnet50-unet", "width": 16, "embeddings": "halves"}
 
 
 def spec(seed=0, n_train=8, *, scenario="random-init", frozen=False, reader="shapes", network=None, **finetune):
@@ -130,6 +131,13 @@ def check(specs, contexts, rel=1e-7, parents=None):
 
 
 # Equality ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["fitting", "random"])
+def test_the_output_convolution_is_taken_over_or_not_as_alone(double, contexts, head):
+    specs = [spec(seed, scenario="seg-enc-dec", head=head, steps=4) for seed in (0, 1)]
+    found, _ = check(specs, contexts)
+    assert [outcome.facts["transferred"] for outcome in found] == [len(parent()) - 2 * (head == "random")] * 2
 
 
 def test_fifty_steps_of_scenarios_seeds_and_uneven_sizes(double, contexts):
@@ -309,6 +317,7 @@ def test_what_cannot_be_fused_is_said(contexts):
     for specs, message in (
         ([spec(optimizer="lars")] * 2, "optimizer lars cannot be fused.*: adam, sgd"),
         ([spec(network=PER_CHANNEL)] * 2, "expected attention: dot"),
+        ([spec(network=HALVES)] * 2, "expected embeddings: per-head"),
         ([spec(), spec(steps=7)], "expected cells of one network, finetune, frozen, backend"),
     ):
         with pytest.raises(StageError, match=message):

@@ -145,6 +145,8 @@ def test_a_trained_classifier_looks_at_the_object(context, prepared):
     assert result.metrics["pointing"] > 2 * result.metrics["area"]
     assert set(result.files) == {"gradcam.png"}
     assert analyse(spec(), where).files == result.files
+    noted = analyse({**spec(), "note": "shapes in place of streets"}, where)
+    assert noted.files != result.files and noted.metrics == result.metrics
     assert analyse(spec(images=10), where).facts["images"] == 10
 
 

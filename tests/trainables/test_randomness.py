@@ -4,12 +4,13 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainables.randomness import batch_indices, derive, generator, seed_everything
+from trainables.randomness import KEPT_ORDERS, _order, batch_indices, derive, generator, seed_everything
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,3 +92,29 @@ def test_a_batch_does_not_depend_on_the_ones_before():
     assert torch.equal(alone, batch_indices(50, 8, 123, 9, "train"))
     assert not torch.equal(alone, batch_indices(50, 8, 123, 10, "train"))
     assert not torch.equal(alone, batch_indices(50, 8, 123, 9, "validate"))
+
+
+def plainly(count, batch, step, seed):
+    """Without anything kept."""
+    epochs = range((step + 1) * batch // count + 1)
+    line = [torch.randperm(count, generator=generator(seed, "train", "epoch", epoch)) for epoch in epochs]
+    return torch.cat(line)[step * batch : (step + 1) * batch]
+
+
+def test_orders_that_are_kept_change_no_digit_in_threads_either():
+    asked = [(count, batch, step, seed) for step in range(12) for count, batch in ((10, 3), (3, 8)) for seed in (1, 2)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda a: batch_indices(*a, "train"), 3 * asked))
+    assert all(torch.equal(one, plainly(*a)) for one, a in zip(found, 3 * asked, strict=True))
+
+
+def test_an_epoch_is_shuffled_once_and_few_orders_are_kept(monkeypatch):
+    made, shuffle = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda count, **options: made.append(count) or shuffle(count, **options))
+    _order.cache_clear()
+    for step in range(30):  # three epochs of a hundred
+        batch_indices(100, 10, step, 7, "train").zero_()  # whoever has a batch may change it
+    assert made == [100, 100, 100] and torch.equal(batch_indices(100, 10, 29, 7, "train"), plainly(100, 10, 29, 7))
+    for seed in range(20):
+        batch_indices(100, 10, 0, seed, "train")
+    assert _order.cache_info().currsize == KEPT_ORDERS <= 4

@@ -114,6 +114,44 @@ def test_large_logits_overflow_nowhere(variant):
     assert all(torch.isfinite(g).all() for g in gradients(ATTENTION[variant], inputs_grad(inputs), layer, weight))
 
 
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_embeddings_of_halves_of_all_channels(heads):
+    """One softmax a head, with rows on the first half of all channels: by hand, and with other results than per head.
+
+    One head has both halves anyway."""
+    torch.manual_seed(5)
+    layer, inputs = layer_of("dot", 8, heads, 3), inputs_of((1, 3, 4, 8))
+    usual = ATTENTION["dot"](*inputs, layer)
+    layer.embeddings = "halves"
+    found = ATTENTION["dot"](*inputs, layer)
+    query, key, value = (x.detach() for x in inputs)
+    for y, x in itertools.product(range(3), range(4)):
+        logits, values = [], []
+        for dy, dx in itertools.product(range(3), repeat=2):
+            at = y + dy - 1, x + dx - 1
+            inside = 0 <= at[0] < 3 and 0 <= at[1] < 4
+            k, v = (t[0, :, *at] if inside else torch.zeros(8).double() for t in (key, value))
+            offset = torch.cat([layer.rows[:, dy], layer.columns[:, dx]])
+            logits.append((query[0, :, y, x] * (k + offset)).view(heads, -1).sum(1))
+            values.append(v.view(heads, -1))
+        shares = torch.stack(logits).softmax(dim=0)[:, :, None]
+        expected = (shares * torch.stack(values)).sum(dim=0).flatten()
+        torch.testing.assert_close(found[0, :, y, x], expected, rtol=0, atol=1e-12)
+    assert torch.allclose(found, usual) == (heads == 1)
+
+
+def test_embeddings_of_a_network():
+    """The dial reaches every layer, and takes no parameter more."""
+    networks = [
+        build_network(parse_network({"name": "sasa-resnet50-unet", "width": 16, **given}), 1)
+        for given in ({}, {"embeddings": "halves"})
+    ]
+    layers = [[m for m in network.modules() if isinstance(m, LocalAttention)] for network in networks]
+    assert [{layer.embeddings for layer in found} for found in layers] == [{"per-head"}, {"halves"}]
+    usual, other = ({name: t.shape for name, t in network.state_dict().items()} for network in networks)
+    assert usual == other
+
+
 def inputs_grad(inputs):
     return [x.detach().requires_grad_() for x in inputs]
 

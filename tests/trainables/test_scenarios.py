@@ -62,6 +62,16 @@ def test_head_of_another_shape_stays_random():
     assert "head.weight" not in names and "decoder.blocks.0.0.0.weight" in names
 
 
+def test_a_head_that_would_fit_stays_random_where_it_is_to():
+    parent, child = network(0).state_dict(), network(1)
+    before = child.head.weight.clone()
+    names = transfer(child, parent, "seg-enc-dec", "random")
+    assert torch.equal(child.head.weight, before) and not torch.equal(before, parent["head.weight"])
+    assert parts_equal(child.state_dict(), parent) == {"encoder": True, "skips": True, "decoder": True, "head": False}
+    fitting = transfer(network(1), parent, "seg-enc-dec")
+    assert set(fitting) - set(names) == {"head.weight", "head.bias"}
+
+
 def test_tensors_of_the_pretext_are_left_aside():
     parent = network(0).state_dict() | {"pretext.head.weight": torch.ones(3)}
     assert transfer(network(1), parent, "cls-enc")

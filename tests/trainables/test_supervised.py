@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.trainables.test_data_patches import prepared as car_patches
+from tests.trainables.test_data_patches import street
 from tests.trainables.test_pretrain import context, prepared, spec
 from trainables.context import StageError
 from trainables.data import open_dataset
@@ -237,6 +239,47 @@ def test_prepared_images_of_another_size_are_brought_to_the_input_size(tmp_path)
     assert samples[1].colored.shape == samples[0].colored.shape
 
 
+def seen_by(method, path, tensors, monkeypatch, **dials):
+    """(batches, number of images) of a stage on prepared tensors: what it trains and what it validates on."""
+    asked, where = from_tensors(method, path, tensors, report_every=3)
+    asked["pretext"] |= dials
+    seen, batch = [], samples_module.Samples.batch
+
+    def spy(*args):
+        seen.append(batch(*args))
+        return seen[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(samples_module.Samples, "batch", spy)
+        facts = pretrain(asked, where).facts
+    return seen, facts["n_pretrain"] + facts["n_validation"]
+
+
+def test_car_segmentation_sees_patches_with_cars_alone(tmp_path, monkeypatch):
+    street(tmp_path / "street", count=48)
+    tensors = car_patches(tmp_path).weights
+    cars = int((tensors["masks"] == 1).flatten(1).any(1).sum())
+    assert 10 < cars < len(tensors["masks"]) - 10
+    for patches, count in (("with-object", cars), ("all", len(tensors["masks"]))):
+        seen, images = seen_by("segmentation", tmp_path / patches, tensors, monkeypatch, patches=patches)
+        with_cars = torch.cat([(batch.masks == 1).flatten(1).any(1) for batch in seen])
+        assert images == count and bool(with_cars.all()) is (patches == "with-object")
+    seen, images = seen_by("classification", tmp_path / "classification", tensors, monkeypatch)
+    assert images == len(tensors["masks"]) and set(torch.cat([batch.labels for batch in seen]).tolist()) == {0, 1}
+
+
+def test_only_a_binary_task_with_masks_and_labels_has_images_without_the_object(tmp_path, monkeypatch):
+    three = prepared(24)
+    binary = three | {"labels": three["labels"] % 2}
+    for name, tensors, count in (
+        ("binary", binary, 8),
+        ("labels", three, 24),
+        ("masks", binary | {"masks": 2 * three["masks"]}, 24),
+        ("alone", without(binary, "labels"), 24),
+    ):
+        assert seen_by("segmentation", tmp_path / name, tensors, monkeypatch)[1] == count, name
+
+
 def without(tensors, *names):
     return {name: tensor for name, tensor in tensors.items() if name not in names}
 
@@ -249,6 +292,8 @@ def without(tensors, *names):
         ("classification", without(prepared(), "labels"), "expected tensors images, labels"),
         ("byol-color", without(prepared(), "colored"), "expected tensors images, colored"),
         ("simclr", without(prepared(), "images"), "expected tensors images, but got"),
+        ("segmentation", prepared(6) | {"labels": torch.zeros(6).long()}, "needs at least 4 images with masks, 2 of "
+         r"them for validation, but the prepare stage \(patches: with-object\) has 0"),
         ("segmentation", prepared(3), "needs at least 4 images with masks, 2 of them for validation, but the prepare "
          "stage has 3"),
         ("classification", prepared(6) | {"labels": torch.tensor([0, 1, -1, -1, -1, 1])}, "needs at least 4 images "

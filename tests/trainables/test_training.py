@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainables import training
 from trainables.context import Context, Diverged, StageError
 from trainables.optimizers.lars import LARS
 from trainables.randomness import generator, seed_everything
@@ -165,3 +166,62 @@ def test_optimizer_by_name_over_what_is_to_be_trained(name, kind):
     assert [p.shape for p in group["params"]] == [(1, 2), (1,)]
     assert group["lr"] == 0.5 and group["weight_decay"] == 0.1
     assert name == "adam" or group["momentum"] == 0.7
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """Optimisers as on a GPU; their kernels exist for a CPU, too."""
+    monkeypatch.setattr(training, "FUSED_ON", ("cpu",))
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+
+
+def stepped(model, optimizer, numbers):
+    """Some steps, each on images of its own."""
+    for number in numbers:
+        optimizer.zero_grad()
+        model(torch.randn(2, 3, 5, 5, generator=generator(number))).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_one_kernel_for_all_weights_gives_the_same_weights(monkeypatch, optimizer, decay):
+    settings, found = FinetuneSettings(optimizer=optimizer, learning_rate=0.01, weight_decay=decay), []
+    for device in ("cuda", "cpu"):
+        monkeypatch.setattr(training, "FUSED_ON", (device,))
+        model = small_network()
+        made = make_optimizer(settings, model)
+        assert (made.param_groups[0]["fused"] is True) is (device == "cpu")
+        stepped(model, made, range(20))
+        found.append(model.state_dict())
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "lars"])
+def test_a_resumed_run_of_one_kernel_equals_an_undisturbed_one(tmp_path, fused, optimizer):
+    test_resumed_run_equals_an_undisturbed_one(tmp_path, optimizer)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_one_kernel_goes_on_from_any_state(fused, monkeypatch, optimizer):
+    """That of a plain optimiser, whose moments lie in memory otherwise than the weights."""
+    settings = FinetuneSettings(optimizer=optimizer, learning_rate=0.01)
+    whole = small_network().to(memory_format=torch.channels_last)
+    stepped(whole, make_optimizer(settings, whole), range(6))
+    monkeypatch.setattr(training, "FUSED_ON", ())
+    model = small_network()
+    plain = make_optimizer(settings, model)
+    stepped(model, plain, range(3))
+    monkeypatch.setattr(training, "FUSED_ON", ("cpu",))
+    model.to(memory_format=torch.channels_last)
+    again = make_optimizer(settings, model)
+    again.load_state_dict(plain.state_dict())
+    assert again.param_groups[0]["fused"] is True
+    stepped(model, again, range(3, 6))
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""How alike encoders see the same images: linear CKA on their outputs E [P1 §5.2, Fig. 7].
+"""How alike encoders see the same images: CKA on their outputs E [P1 §5.2, Fig. 7].
 
 P1 says "all images from Pascal VOC" and E of 8 x 8 x 512, so 64 pixels a side and (*open*) the 2913 of segmentation.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainables.analyses.choose import drawn, members, metric_name, open_checked, table
 from trainables.analyses.figures import canvas, png, style
@@ -36,15 +37,18 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
         Facts: images, features (numbers in E of an image, by model) and the models' names in order.
 
     Raises:
-        StageError: weights are missing or do not fit, or an encoder gives the same for all images.
+        StageError: weights are missing or do not fit, an encoder gives the same for all images, dials do not go
+            together, or E is smaller than a window of `pool`.
         DataError: the dataset is missing or faulty.
     """
     use_backend(parse(BackendSettings, spec.get("backend", {})))
     settings, seed = parse(CKASettings, spec["analysis"]), int(spec["seed"])
+    if misfit := settings.misfit():
+        raise StageError(f"cka: {misfit}")
     names = [model["name"] for model in spec["models"]]
     encoders = [encoder_of(model, context, seed) for model in spec["models"]]
     images = _images(spec["data"], settings, seed, context)
-    sizes = [encode(encoder, images[:1], context.device).numel() for encoder in encoders]
+    sizes = [encode(encoder, images[:1], context.device, settings.pool).numel() for encoder in encoders]
     matrix = _compare(encoders, images, settings, seed, context)
     if bool((bad := ~torch.isfinite(matrix.diagonal())).any()):
         name = names[int(bad.nonzero()[0])]
@@ -55,15 +59,36 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     return Result(
         pairs,
         facts={"images": len(images), "features": dict(zip(names, sizes, strict=True)), "models": names},
-        files={"cka.png": draw_matrix(names, values), "cka.csv": table(("model", "other", "cka"), rows)},
+        files={
+            "cka.png": draw_matrix(names, values, _label(settings)),
+            "cka.csv": table(("model", "other", "cka"), rows),
+        },
     )
 
 
 @torch.no_grad()
-def encode(encoder: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """E, flattened, of images uint8 [N, 3, S, S]: float32 [N, d] on `device`."""
+def encode(encoder: nn.Module, images: Tensor, device: torch.device, pool: int = 1) -> Tensor:
+    """E, flattened, of images uint8 [N, 3, S, S]: float32 [N, d] on `device`.
+
+    Args:
+        pool: side of the windows over which E is averaged; a rest at its right and lower edge is left out.
+
+    Raises:
+        StageError: E is smaller than a window.
+    """
     features: Tensor = encoder(images.to(device).float() / 255)[-1]
+    if pool > 1:
+        if min(features.shape[2:]) < pool:
+            side = " x ".join(map(str, features.shape[2:]))
+            raise StageError(f"cka: expected a pool of at most the side of E, which is {side} here, but got {pool}")
+        features = F.avg_pool2d(features, pool)
     return features.flatten(1)
+
+
+def _label(settings: CKASettings) -> str:
+    if settings.kernel == "linear":
+        return "linear CKA"
+    return f"CKA, Gaussian kernel of {settings.bandwidth:g} median distances"
 
 
 def _images(data: Mapping[str, Any], settings: CKASettings, seed: int, context: Context) -> Tensor:
@@ -89,7 +114,9 @@ def _compare(
 
     def features(encoder: nn.Module, rows: Tensor) -> Tensor:
         nonlocal done
-        parts = [encode(encoder, images[part], context.device) for part in torch.split(rows, settings.batch)]
+        parts = [
+            encode(encoder, images[part], context.device, settings.pool) for part in torch.split(rows, settings.batch)
+        ]
         context.progress(done := done + 1, 0)
         return torch.cat(parts)
 
@@ -103,11 +130,13 @@ def _compare(
             generator=generator(seed, "cka"),
         )
     everything = torch.arange(len(images))
-    return cka_full((features(encoder, everything) for encoder in encoders), unbiased=settings.unbiased)
+    bandwidth = settings.bandwidth if settings.kernel == "rbf" else None
+    encoded = (features(encoder, everything) for encoder in encoders)
+    return cka_full(encoded, unbiased=settings.unbiased, bandwidth=bandwidth)
 
 
-def draw_matrix(names: Sequence[str], values: Sequence[Sequence[float]]) -> bytes:
-    """The matrix with its values in the cells, 0 to 1."""
+def draw_matrix(names: Sequence[str], values: Sequence[Sequence[float]], label: str) -> bytes:
+    """The matrix with its values in the cells, 0 to 1. `label`: what they are, beside the colours."""
     side = 1.5 + 0.42 * len(names)
     with style():
         figure, axes = canvas(side + 0.5, side - 0.1)
@@ -124,6 +153,6 @@ def draw_matrix(names: Sequence[str], values: Sequence[Sequence[float]]) -> byte
                     j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
                 )
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=18, pad=0.03)
-        bar.set_label("linear CKA")
+        bar.set_label(label)
         bar.outline.set_visible(False)
         return png(figure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -133,7 +134,8 @@ def _draw_curves(
 
 
 def _title(about: Mapping[str, Any]) -> str:
-    return f"{about['title']}\n({about['note']})" if about.get("note") else str(about["title"])
+    """With the note below, in lines that are not longer than a part of the figure is wide."""
+    return "\n".join([about["title"], *(wrap(f"({about['note']})", 42) if about.get("note") else [])])
 
 
 def _legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
@@ -165,21 +167,22 @@ def _draw_steps(
 ) -> bytes:
     """Steps to `share` of the final value: a point for each seed, a bar to their mean."""
     colors, count = _colors(panels), max(len(lines) for _, lines in panels)
+    noted = max(_title(about).count("\n") for about in asked)
     first = [line.name for line in panels[0][1]]
     with style():
-        figure, axes = _row_of(panels, 0.75 + 0.22 * count)
+        figure, axes = _row_of(panels, 0.75 + 0.22 * count + 0.14 * noted)
         for place, (_, lines), about in zip(axes, panels, asked, strict=True):
             for y, line in enumerate(lines):
                 steps, color = line.steps_to(settings.share), colors[line.method]
                 hatch = "////" if line.dashed else None
                 place.barh(y, statistics.fmean(steps), color=color, alpha=0.45, height=0.65, hatch=hatch)
-                place.scatter(steps, [y] * len(steps), s=9, color=color, edgecolors="black", linewidths=0.4, zorder=3)
+                marks = {"s": 9, "color": color, "edgecolors": "black", "linewidths": 0.4, "zorder": 3}
+                place.scatter(steps, [y] * len(steps), clip_on=False, **marks)  # at 0, too, the whole mark
             place.set_yticks(range(len(lines)), [line.name for line in lines])
             if place is not axes[0] and [line.name for line in lines] == first:
                 place.tick_params(labelleft=False)
-            place.set(
-                xlabel=f"steps to {100 * settings.share:g} % of the final value", title=_title(about), ylim=(-0.6, None)
-            )
+            place.set(xlabel=f"steps to {100 * settings.share:g} % of the final value", ylim=(-0.6, None))
+            place.set_title(_title(about), loc="right")  # a long one goes left, where the names leave room
             place.set_xlim(0, None)
             place.xaxis.set_major_locator(_whole_steps())
             place.invert_yaxis()

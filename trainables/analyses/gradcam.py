@@ -31,7 +31,8 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     """Draw the maps of a classifier on images that it was not trained on, and measure how much lies on the object.
 
     Args:
-        spec: analysis (`GradCAMSettings`), network (of the model), data (reader, options, prepared), seed, backend.
+        spec: analysis (`GradCAMSettings`), network (of the model), data (reader, options, prepared), seed, backend, and
+            optionally note: what stands in for the data, and `loss: binary` of a model so trained.
         context: a classification pretrain as the parent of role "model"; where the data are `prepared`, their prepare
             stage as "data". Of prepared data the validation part counts, of others all images with a label.
 
@@ -47,7 +48,8 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     """
     use_backend(parse(BackendSettings, spec.get("backend", {})))
     settings, seed = parse(GradCAMSettings, spec["analysis"]), int(spec["seed"])
-    model = load_classifier(spec["network"], parent_weights(context, "model"), "the model", context.device)
+    weights, binary = parent_weights(context, "model"), spec.get("loss") == "binary"
+    model = load_classifier(spec["network"], weights, "the model", context.device, binary=binary)
     if model.classes != len(settings.labels):
         raise StageError(f"gradcam: expected names for {model.classes} classes, but labels are {list(settings.labels)}")
     samples = _samples(spec["data"], settings, context)
@@ -66,7 +68,7 @@ def analyse(spec: Mapping[str, Any], context: Context) -> Result:
     if samples.masks is not None:
         found = overlap(maps, samples.masks[rows] == 1)
         metrics, facts = metrics | found[0], facts | {"with_object": found[1]}
-    drawn = _draw(samples.images[rows], maps, probabilities, labels, shown, settings.labels)
+    drawn = _draw(samples.images[rows], maps, probabilities, labels, shown, settings.labels, spec.get("note", ""))
     return Result(metrics, facts=facts, files={"gradcam.png": drawn})
 
 
@@ -129,13 +131,11 @@ def _maps(
     maps, probabilities = [], []
     for part in torch.split(rows, settings.batch):
         features = model.encoder(samples.images[part].to(device).float() / 255)[-1]
-        binary = model.classes == 2
-        targets = torch.zeros(len(part), dtype=torch.int64) if binary else samples.labels[part]
+        targets = torch.full((len(part),), int(not model.one_logit)) if model.classes == 2 else samples.labels[part]
         found, logits = grad_cam(features, lambda e: model.pretext["classifier"](model.pretext["pooling"](e)), targets)
         sides = samples.images.shape[-2:]
         maps.append(F.interpolate(found[:, None], sides, mode="bilinear", align_corners=False)[:, 0].cpu())
-        two = torch.cat([-logits, logits], dim=1) / 2 if binary else logits
-        probabilities.append(two.softmax(dim=1).cpu())
+        probabilities.append(model.probabilities(logits).cpu())
     return torch.cat(maps), torch.cat(probabilities)
 
 
@@ -146,20 +146,22 @@ def _draw(
     labels: Tensor,
     shown: Sequence[int],
     names: Sequence[str],
+    note: str,
 ) -> bytes:
     highest = float(maps[shown].max()) or 1.0
     pictures = [picture(images[place]) for place in shown]
     heights = [(maps[place].double() / highest).numpy() for place in shown]
     which = [1 if len(names) == 2 else int(labels[place]) for place in shown]
-    notes = [f"p({names[c]}) = {float(probabilities[place, c]):.2f}" for place, c in zip(shown, which, strict=True)]
+    below = [f"p({names[c]}) = {float(probabilities[place, c]):.2f}" for place, c in zip(shown, which, strict=True)]
     titles = [names[int(labels[place])] for place in shown]
     rows = [
         Row([Panel(p, title) for p, title in zip(pictures, titles, strict=True)], "input"),
         Row([Panel(heat(h)) for h in heights], "GradCAM map"),
-        Row([Panel(over(*pair), "", note) for *pair, note in zip(pictures, heights, notes, strict=True)], "overlay"),
+        Row([Panel(over(*pair), "", text) for *pair, text in zip(pictures, heights, below, strict=True)], "overlay"),
     ]
     what = f'evidence for "{names[1]}"' if len(names) == 2 else "evidence for the class"
-    return draw_grid(rows, PAGE, scale=f"{what} (GradCAM, share of the largest value shown)")
+    scale = f"{what} (GradCAM, share of the largest value shown)"
+    return draw_grid(rows, PAGE, legend=[(note, None)] if note else [], scale=scale)
 
 
 def over(pixels: Pixels, values: np.ndarray[Any, Any]) -> Pixels:

@@ -70,13 +70,18 @@ def load_segmentation(
 
 
 def load_classifier(
-    network: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, device: torch.device
+    network: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str, device: torch.device, *, binary: bool = False
 ) -> Classification:
-    """The classifier of a classification pretext; the number of classes is that of its weights."""
+    """The classifier of a classification pretext; the number of classes is that of its weights.
+
+    Args:
+        binary: whether it was trained with `loss: binary`, which weights of more than two classes do not tell.
+    """
     if CLASSIFIER not in tensors:
         raise StageError(f"{name}: expected the weights of a classification pretext, but {CLASSIFIER} is not there")
     outputs = len(tensors[CLASSIFIER])
-    classifier = Classification(ClassificationSettings(), parse_network(network), 2 if outputs == 1 else outputs)
+    settings = ClassificationSettings(loss="binary" if binary or outputs == 1 else "cross-entropy")
+    classifier = Classification(settings, parse_network(network), 2 if outputs == 1 else outputs)
     return _filled(classifier, tensors, name, device)
 
 

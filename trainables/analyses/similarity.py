@@ -1,7 +1,8 @@
-"""Linear CKA, centred kernel alignment [Kornblith et al. 2019, arXiv:1905.00414], on features of n images.
+"""CKA, centred kernel alignment [Kornblith et al. 2019, arXiv:1905.00414], on features of n images.
 
-With Gram matrices K and L of centred features: CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), where HSIC = <K, L> up
-to a factor. Equal to ||Y^T X||^2 / (||X^T X|| ||Y^T Y||), but n x n where that is d x d (d = 32768 for P1's features).
+With centred Gram matrices K and L: CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), where HSIC = <K, L> up to a factor.
+With the linear kernel equal to ||Y^T X||^2 / (||X^T X|| ||Y^T Y||) of centred features, but n x n where that is d x d
+(d = 32768 for P1's features). The Gaussian kernel is exp(-|x - y|^2 / (2 s^2)); s is a share of the median distance.
 
 <K, L> is a biased estimate of HSIC: the more dimensions for the number of images, the nearer to 1 is CKA. The unbiased
 one [Song et al. 2012; Nguyen et al. 2021, arXiv:2010.15327, eq. 3] differs by sums over single images:
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,14 +28,15 @@ _COLUMNS = 4096  # features worked on at a time, so that float64 needs no second
 _ENOUGH = 2**25
 
 
-def cka_full(features: Iterable[Tensor], *, unbiased: bool = False) -> Tensor:
+def cka_full(features: Iterable[Tensor], *, unbiased: bool = False, bandwidth: float | None = None) -> Tensor:
     """CKA [M, M] of M models, float64 on the CPU, 1 on the diagonal.
 
     Args:
         features: [n, ...] of the same n images for each model; of a generator only one is held at a time, beside M
             matrices [n, n] in float64.
+        bandwidth: of the Gaussian kernel, as in `gaussian_gram`; None: the linear kernel.
     """
-    grams = [gram(tensor) for tensor in features]
+    grams = [gram(tensor) if bandwidth is None else gaussian_gram(tensor, bandwidth) for tensor in features]
     squares = torch.stack([matrix.diagonal().clone() for matrix in grams])
     for matrix in grams:
         matrix.fill_diagonal_(0)
@@ -92,6 +95,26 @@ def gram(features: Tensor) -> Tensor:
         exact = exact - exact.mean(dim=0)
         matrix.addmm_(exact, exact.T)
     return matrix
+
+
+def gaussian_gram(features: Tensor, bandwidth: float) -> Tensor:
+    """Gram matrix [n, n] in float64 of the kernel exp(-|x - y|^2 / (2 s^2)), centred [Kornblith et al. 2019, §3].
+
+    Args:
+        features: [n, ...], flattened.
+        bandwidth: s as a share of the median distance between two different rows. Where that is 0, so that no s would
+            do, the result is not a number.
+    """
+    products = gram(features)
+    norms = products.diagonal()
+    squares = (norms[:, None] + norms - 2 * products).clamp_(min=0)
+    pairs = torch.ones_like(squares, dtype=torch.bool).triu(1)
+    median = float(np.median(squares[pairs].sqrt().cpu().numpy()))
+    if median == 0:
+        return torch.full_like(squares, torch.nan)
+    kernel = torch.exp(squares / (-2 * (bandwidth * median) ** 2))
+    means = kernel.mean(dim=0)
+    return kernel - means[:, None] - means + means.mean()
 
 
 def _cka(sums: Tensor, squares: Tensor, unbiased: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """Check a dataset before anything trains: `python -m trainables.data check NAME --data-root DIR [--out PNG]`.
 
-Exit codes: 0 sound, 1 a fault was found (absent data included), 2 the request is wrong.
+Exit codes: 0 sound, 1 a fault was found (absent data included), 2 the request is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import yaml
 
 from trainables.data import READERS, DataError, WrongRequest
 from trainables.data.check import Finding, check
+from trainables.start import INTERRUPTED, interrupted, started
 
 SOUND, FAULTY, WRONG = 0, 1, 2
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     asked = _parser().parse_args(arguments)
     try:
+        started()
         if not asked.data_root.is_dir():
             raise WrongRequest(f"{asked.data_root}: no such data root; expected the folder that holds the datasets")
         name, options = _dataset(asked.name, asked.data_root, _options(asked.set))
@@ -32,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WrongRequest as error:
         print(error, file=sys.stderr)
         return WRONG
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        interrupted()
+        return INTERRUPTED
     except DataError as error:
         found = Finding((), (), (str(error),))
     _print(found, asked.out)
@@ -70,7 +76,7 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
             raise WrongRequest(f"--set {text}: expected KEY=VALUE, such as target=car or 'ignore=[11]'")
         try:
             options[key] = yaml.safe_load(value)
-        except yaml.YAMLError:  # `*` is no YAML
+        except (yaml.YAMLError, ValueError, RecursionError):  # `*` is no YAML, 2024-13-45 no date
             options[key] = value
     return options
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,10 @@ from trainables.data.manifest import Progress, manifest_path
 from trainables.data.survey import absent_classes
 
 SHOWN_CLASSES = 30
+# Their images are cut into patches of both parts alike, so that one part may lack the class.
+FOR_PATCHES = ("cityscapes-car",)
+# What a set needs for its segmentation task beside images, where it also serves for pretraining without.
+MASKS = {"cityscapes": "gtFine/{train,val}/CITY/*_gtFine_labelIds.png, as gtFine_trainvaltest.zip holds them"}
 # Width and height of every picture, where the dataset's documentation gives one.
 SIZES = {
     "cityscapes": {(2048, 1024)},
@@ -60,8 +64,10 @@ def check(
     listing = open_dataset(name, data_root, options, cache_dir=cache_dir)
     found = survey(listing, cache_dir=cache_dir, on_progress=on_progress)
     faults = [*found.problems, *_doubles(listing, found), *_empty_classes(listing, found), *_empty_labels(listing)]
+    gaps = tuple(_empty_parts(listing, found))
+    faults += [*_absent_masks(listing), *(() if name in FOR_PATCHES else gaps)]
     counts = tuple(_counts(name, listing, found, cache_dir))
-    notes = (*listing.notes, *_size_notes(listing, found), *_part_notes(listing, found))
+    notes = (*listing.notes, *_size_notes(listing, found), *(gaps if name in FOR_PATCHES else ()))
     if sheet is not None:
         title = listing.folder.name if name == "folder" else name
         draw_sheet(listing, f"{title}, {_summary(listing)}", _images_by_class(listing, found), sheet)
@@ -188,18 +194,39 @@ def _size_notes(listing: Listing, found: Survey) -> Iterator[str]:
         yield f"{listing.reader}: images of {odd[0][0]} x {odd[0][1]} pixels, the published ones have {known}"
 
 
-def _part_notes(listing: Listing, found: Survey) -> Iterator[str]:
-    """Classes that one of the official parts lacks while another has them."""
-    if listing.draw is not None or listing.kind != "pictures" or not listing.train:
+def _absent_masks(listing: Listing) -> Iterator[str]:
+    if not listing.annotated and (expected := MASKS.get(listing.reader)):
+        yield (
+            f"{listing.folder}: no masks, so its images serve for pretraining only and not for the task "
+            f"{listing.target}; expected {expected}"
+        )
+
+
+def _empty_parts(listing: Listing, found: Survey) -> Iterator[str]:
+    """Classes that one of the official parts lacks while the other has them: they can't be learnt, or not evaluated.
+
+    Of a part with a faulty mask that is not known before the mask is mended.
+    """
+    if listing.draw is not None or listing.kind != "pictures" or not (listing.train or listing.evaluation):
         return
-    lacking = defaultdict(list)
-    absent = set(absent_classes(listing, found.files))
-    for part in ("train", "evaluation"):
-        held = {meaning for number in getattr(listing, part) for meaning in _meanings(listing, found, number)}
-        lacking[part] = [n for k, n in enumerate(listing.classes) if k not in held and n not in absent]
-    for part, names in lacking.items():
-        if names and getattr(listing, part):
-            yield f"{listing.reader}: the part {part} has no pixel of {', '.join(names[:10])}"
+    judged = set(listing.classes[1:] if len(listing.classes) == 2 else listing.classes)
+    judged -= set(absent_classes(listing, found.files))
+    for part, numbers in (("train", listing.train), ("evaluation", listing.evaluation)):
+        if not all(_readable(listing, found, number) for number in numbers):
+            continue
+        held = {meaning for number in numbers for meaning in _meanings(listing, found, number)}
+        if lacking := [name for k, name in enumerate(listing.classes) if k not in held and name in judged]:
+            shown = ", ".join(lacking[:10]) + (", ..." if len(lacking) > 10 else "")
+            yield (
+                f"{listing.folder}: no mask of the part {part} ({len(numbers)} images) has a pixel of {shown}; "
+                "expected some in each part"
+            )
+
+
+def _readable(listing: Listing, found: Survey, number: int) -> bool:
+    """Whether an image has a mask of allowed values only."""
+    values = found.files.get(listing.masks[number] or "", {}).get("values")
+    return values is not None and listing.mask_values.keys() >= set(values)
 
 
 def _label_name(listing: Listing, label: int) -> str:

@@ -45,6 +45,9 @@ RIM = (0, 7, colour_value(128, 128, 128))  # not labelled; hard to tell (palette
 def open_listing(data_root: Path, options: Flowers17Options) -> Listing:
     """Task: flower against the rest, on all images with a trimap. Pretraining: all images. Labels: the 17 classes.
 
+    Of a number in `imlist` that has only one of picture and trimap the survey names the other as missing; one that has
+    neither is left out, with a note: the copy was cut down.
+
     Raises:
         DataError: the folder, its pictures or its trimaps are missing; `imlist` is unreadable.
     """
@@ -53,10 +56,13 @@ def open_listing(data_root: Path, options: Flowers17Options) -> Listing:
     if not images:
         raise AbsentData(f"{folder / 'jpg'}: no image_NNNN.jpg in it; expected {HOLDS}")
     trimaps = _by_number(folder, "trimaps", [".png"])
+    listed, notes = _imlist(folder, set(images), set(trimaps))
+    images = dict(sorted((_named(listed & set(trimaps), "jpg/image_{:04d}.jpg") | images).items()))
+    trimaps = _named(listed & set(images), "trimaps/image_{:04d}.png") | trimaps
     masks = tuple(trimaps.get(number) for number in images)
     pool = tuple(number for number, mask in enumerate(masks) if mask is not None)
     rim = IGNORE if options.rim == "ignore" else BACKGROUND
-    notes = count_note("flowers17: images", len(images), 1360) + count_note("flowers17: trimaps", len(pool), 849)
+    counts = count_note("flowers17: images", len(images), 1360) + count_note("flowers17: trimaps", len(pool), 849)
     return Listing(
         reader="flowers17",
         folder=folder,
@@ -66,7 +72,7 @@ def open_listing(data_root: Path, options: Flowers17Options) -> Listing:
         mask_values=FLOWER | GROUND | dict.fromkeys(RIM, rim),
         pretrain=tuple(range(len(images))),
         pool=pool,
-        notes=notes + _imlist_notes(folder, set(trimaps)),
+        notes=counts + notes,
         target="flower",
     )
 
@@ -77,16 +83,19 @@ def _by_number(folder: Path, part: str, extensions: Iterable[str]) -> dict[int, 
     return dict(sorted((int(match[1]), f"{part}/{name}") for match, name in found if match))
 
 
-def _imlist_notes(folder: Path, with_trimap: set[int]) -> tuple[str, ...]:
-    """Hold the trimaps found against the dataset's own list of them."""
+def _named(numbers: Iterable[int], form: str) -> dict[int, str]:
+    return {number: form.format(number) for number in numbers}
+
+
+def _imlist(folder: Path, pictured: set[int], with_trimap: set[int]) -> tuple[set[int], tuple[str, ...]]:
+    """The numbers in the dataset's own list of its trimaps, none where it is absent, and notes on them."""
     for path in (folder / "trimaps" / "imlist.mat", folder / "imlist.mat", folder / "trimaps" / "imlist.txt"):
         if path.exists():
             listed = set(read_mat(path, "imlist") if path.suffix == ".mat" else _read_numbers(path))
-            missing, extra = len(listed - with_trimap), len(with_trimap - listed)
-            if missing or extra:
-                return (f"flowers17: {path} lists {missing} images without a trimap and lacks {extra} that have one",)
-            return ()
-    return ()
+            absent, extra = len(listed - with_trimap - pictured), len(with_trimap - listed)
+            note = f"flowers17: {path} lists {absent} images without picture and trimap and lacks {extra} with a trimap"
+            return listed, (note,) if absent or extra else ()
+    return set(), ()
 
 
 def _read_numbers(path: Path) -> list[int]:

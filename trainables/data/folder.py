@@ -213,5 +213,7 @@ def _read_yaml(path: Path) -> Any:
         return {}
     try:
         return yaml.safe_load(path.read_bytes()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except RecursionError:
+        raise DataError(f"{path}: cannot be read (nested too deeply); expected {CLASSES}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: what only looks like a date
         raise DataError(f"{path}: cannot be read ({error}); expected {CLASSES}") from None

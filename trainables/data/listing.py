@@ -62,6 +62,8 @@ class Listing:
             whole volumes of any shape, from which a `prepare` stage cuts cubes (see `scans`).
         groups: what each image shows as a whole, by name, None where that is not known; also of images without a
             label. It only describes: nothing trains on it, so it is no part of the fingerprint. See `group_names`.
+        label_source: of a set whose labels were read from masks those masks with their images, and the masks that
+            could not be read. The survey judges them too; the fingerprint holds the labels themselves instead.
     """
 
     reader: str
@@ -84,6 +86,7 @@ class Listing:
     validation: tuple[int, ...] = ()
     kind: Kind = "pictures"
     groups: tuple[str | None, ...] = ()
+    label_source: Listing | None = None
 
     def __post_init__(self) -> None:
         if not self.classes and self.mask_values:
@@ -202,7 +205,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
 
     Raises:
         AbsentData: there is no such file.
-        DataError: the file is unreadable, or no UTF-8 text.
+        DataError: the file is unreadable, or no UTF-8 text; a NUL is none, as no file name can hold it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -210,6 +213,8 @@ def read_lines(path: Path, expected: str) -> list[str]:
         raise _unreadable(error, f"{path}: cannot read this list ({error.strerror}); expected {expected}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: this list is no UTF-8 text; expected {expected}") from None
+    if "\0" in text:
+        raise DataError(f"{path}: this list holds NUL bytes, so it is no text; expected {expected}")
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

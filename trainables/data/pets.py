@@ -25,29 +25,30 @@ BORDER = {"foreground": OBJECT, "background": BACKGROUND, "ignore": IGNORE}
 
 
 def open_listing(data_root: Path, options: PetsOptions) -> Listing:
-    """Task and pretraining: the images of list.txt (else of trainval.txt and test.txt) that have picture and trimap.
+    """Task and pretraining: the images of list.txt (else of trainval.txt and test.txt). Labels: the 37 breeds.
 
-    The picture folder holds some files that stand in no list; they are left out. Labels: the 37 breeds.
+    The picture folder holds some files that stand in no list; they are left out. So are, with a note, listed names with
+    neither picture nor trimap: the copy was cut down. Where one of the two is there, the survey names the other.
 
     Raises:
-        DataError: the folder or all lists are missing; a list is unreadable; none of its names has its files.
+        DataError: the folder or all lists are missing; a list is unreadable; none of its names has both files.
     """
     folder = find_folder(data_root, FOLDERS, HOLDS)
     classes = _classes(folder / "annotations")
     images = _by_stem(folder, "images")
     trimaps = _by_stem(folder, "annotations/trimaps")
-    names = [name for name in classes if name in images and name in trimaps]
-    if not names:
+    if not any(name in images and name in trimaps for name in classes):
         raise AbsentData(f"{folder}: none of the {len(classes)} listed names has picture and trimap; expected {HOLDS}")
+    names = [name for name in classes if name in images or name in trimaps]
     numbers = tuple(range(len(names)))
     notes = count_note("pets: listed images", len(names), 7349)
     if lacking := len(classes) - len(names):
-        notes += (f"pets: {lacking} listed names lack picture or trimap and are left out",)
+        notes += (f"pets: {lacking} listed names have neither picture nor trimap and are left out",)
     return Listing(
         reader="pets",
         folder=folder,
-        images=tuple(images[name] for name in names),
-        masks=tuple(trimaps[name] for name in names),
+        images=tuple(images.get(name, f"images/{name}.jpg") for name in names),
+        masks=tuple(trimaps.get(name, f"annotations/trimaps/{name}.png") for name in names),
         labels=tuple(classes[name] for name in names),
         mask_values={1: OBJECT, 2: BACKGROUND, 3: BORDER[options.border]},
         pretrain=numbers,

@@ -26,7 +26,7 @@ def open_listing(data_root: Path, options: PetsDogsOptions) -> Listing:
     breeds = {label: stems[number].rpartition("_")[0] for number in kept if (label := whole.labels[number]) is not None}
     order = sorted(breeds)
     images, expected = COUNTS[options.species]
-    notes = count_note(f"pets-dogs: images of {options.species}", len(kept), images)
+    notes = whole.notes + count_note(f"pets-dogs: images of {options.species}", len(kept), images)
     notes += count_note(f"pets-dogs: breeds of {options.species}", len(order), expected)
     return replace(
         whole,

@@ -123,12 +123,37 @@ def hold_out(parts: Split, share: float) -> Split:
     Raises:
         DataError: fewer than two training images, of which none is left for one of the two.
     """
-    held = max(1, round(share * len(parts.train)))
-    if held >= len(parts.train):
-        raise DataError(
-            f"{share:g} of the training images are to be held out, but there are {len(parts.train)} of them"
-        )
+    held = held_count(len(parts.train), share)
     return Split(parts.train[:-held], parts.train[-held:])
+
+
+def held_count(images: int, share: float) -> int:
+    """How many of the training images `hold_out` holds out, with its check."""
+    held = max(1, round(share * images))
+    if held >= images:
+        raise DataError(f"{share:g} of the training images are to be held out, but there are {images} of them")
+    return held
+
+
+def why_not_validated(source: str, listing: Listing, images: int, share: float) -> str | None:
+    """Why a finetune that looks at a validation part has none; None where it has one.
+
+    Args:
+        source: name of the data set.
+        images: how many train. share: of them, those that validate where the data set has no part for that.
+    """
+    if listing.validation:
+        return None
+    if not share:
+        return (
+            f"finetune: {source} has no validation part, which keep: best, plateau and patience look at; "
+            "expected keep: last without the others, a validation_share, or a dataset with one (lidc-nodules, nodules)"
+        )
+    try:
+        held_count(images, share)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def drawn_order(listing: Listing, numbers: tuple[int, ...], seed: int) -> list[int]:

@@ -67,11 +67,11 @@ def survey(
     """
     if listing.draw is not None:
         return Survey(_fingerprint(listing, {}), (), dict)
-    wanted = {(listing.file(name), False): None for name in listing.images}
-    wanted |= {(listing.file(name), True): None for name in listing.masks if name is not None}
+    own = _wanted(listing)
+    wanted = list(dict.fromkeys((*own, *(_wanted(listing.label_source) if listing.label_source else ()))))
 
     def read() -> dict[str, Record]:
-        return file_records(listing.reader, listing.folder, list(wanted), cache_dir, on_progress)
+        return file_records(listing.reader, listing.folder, wanted, cache_dir, on_progress)
 
     def keep(fingerprint: str) -> None:
         if verdict == _verdict_path(listing, wanted, cache_dir):  # nothing changed meanwhile
@@ -82,12 +82,12 @@ def survey(
     def look() -> Survey:
         if known := _kept(verdict):
             return Survey(known, (), read)
-        names = [name for name, _ in wanted]
+        names = [name for name, _ in own]
         if planned and listing.kind == "pictures" and _fingerprint(listing, _hashes(listing, names)) == planned:
             keep(planned)
             return Survey(planned, (), read)
         files = read()
-        found = Survey(_fingerprint(listing, files), tuple(_problems(listing, files)), lambda: files)
+        found = Survey(_fingerprint(listing, files), _all_problems(listing, files), lambda: files)
         if not found.problems:
             keep(found.fingerprint)
         return found
@@ -96,6 +96,13 @@ def survey(
         return look()
     with turn(cache_folder(cache_dir) / "locks" / f"{verdict.stem}.lock"):  # one of several workers looks
         return look()
+
+
+def _wanted(listing: Listing) -> list[tuple[str, bool]]:
+    """The files of a listing, each with whether it is a mask."""
+    wanted = {(listing.file(name), False): None for name in listing.images}
+    wanted |= {(listing.file(name), True): None for name in listing.masks if name is not None}
+    return list(wanted)
 
 
 def _kept(verdict: Path) -> str | None:
@@ -161,6 +168,12 @@ def _fingerprint(listing: Listing, files: dict[str, Record]) -> str:
     if more not in ([0, 0, (), "pictures"], [2, 0, (), "pictures"]):
         content.append(more)
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def _all_problems(listing: Listing, files: dict[str, Record]) -> tuple[str, ...]:
+    """Also those of the masks that the labels were read from; each once."""
+    of = (listing, listing.label_source) if listing.label_source else (listing,)
+    return tuple(dict.fromkeys(problem for one in of for problem in _problems(one, files)))
 
 
 def _problems(listing: Listing, files: dict[str, Record]) -> Iterator[str]:

@@ -35,7 +35,7 @@ MAIN = 11_540
 
 
 def open_listing(data_root: Path, options: VOCOptions | VOCFourOptions, cache_dir: Path | str | None = None) -> Listing:
-    """Official parts by ImageSets/Segmentation; pixels of value 255 are not counted.
+    """Official parts by ImageSets/Segmentation; pixels of value 255 count as `options.void` says.
 
     Raises:
         AbsentData: the folder or its lists are missing.
@@ -92,7 +92,7 @@ def _task(
     seen, more = _pretraining(folder, options, train, val, set(parts[0]), task)
     names = sorted(task | set(seen))
     numbers = {name: number for number, name in enumerate(names)}
-    values, classes = _meaning(options.target)
+    values, classes = _meaning(options.target, IGNORE if options.void == "ignore" else BACKGROUND)
     return Listing(
         reader="voc",
         folder=folder,
@@ -113,11 +113,12 @@ def _in_task(target: str, held: frozenset[int] | None) -> bool:
     return target == "*" or held is None or CLASSES.index(target) in held
 
 
-def _meaning(target: str) -> tuple[dict[int, int], tuple[str, ...]]:
+def _meaning(target: str, void: int = IGNORE) -> tuple[dict[int, int], tuple[str, ...]]:
+    """(pixel value -> what it counts as, names of the classes); `void` is what value 255 counts as."""
     if target == "*":
-        return {number: number for number in range(len(CLASSES))} | {VOID: IGNORE}, CLASSES
+        return {number: number for number in range(len(CLASSES))} | {VOID: void}, CLASSES
     values = dict.fromkeys(range(len(CLASSES)), BACKGROUND)
-    return values | {CLASSES.index(target): OBJECT, VOID: IGNORE}, ("background", target)
+    return values | {CLASSES.index(target): OBJECT, VOID: void}, ("background", target)
 
 
 def _pretraining(
@@ -143,16 +144,17 @@ def _pretraining(
 def _four(folder: Path, held: dict[str, frozenset[int] | None], notes: tuple[str, ...]) -> Listing:
     """Labels: the one of the four classes that an image holds; images that hold more, or none, are left out.
 
-    Which label an image of two would get is *open*: it is dropped and counted.
+    Which label an image of two would get is *open*: it is dropped and counted. A mask that is missing or broken tells
+    no label; it is left to the survey, which names its fault.
     """
     wanted = [CLASSES.index(name) for name in FOUR]
     found = {name: [value for value in wanted if value in (values or ())] for name, values in held.items()}
     names = sorted(name for name, values in found.items() if len(values) == 1)
-    several, unread = sum(len(values) > 1 for values in found.values()), sum(v is None for v in held.values())
+    several, unread = sum(len(values) > 1 for values in found.values()), [n for n, v in held.items() if v is None]
     notes += (f"voc-four: {several} images hold two or more of {', '.join(FOUR)} and are left out",) if several else ()
-    notes += (f"voc-four: {unread} images have no sound mask and are left out",) if unread else ()
     if not names:
-        raise DataError(f"{folder}: no image holds exactly one of {', '.join(FOUR)}; expected some in the lists")
+        more = f", and {len(unread)} masks are missing or broken, {_mask(unread[0])} the first" if unread else ""
+        raise DataError(f"{folder}: no image holds exactly one of {', '.join(FOUR)}{more}; expected some in the lists")
     return Listing(
         reader="voc",
         folder=folder,
@@ -163,4 +165,12 @@ def _four(folder: Path, held: dict[str, frozenset[int] | None], notes: tuple[str
         pretrain=tuple(range(len(names))),
         notes=notes,
         label_names=FOUR,
+        label_source=_masks_of(folder, sorted({*names, *unread})),
     )
+
+
+def _masks_of(folder: Path, names: Sequence[str]) -> Listing:
+    """Images with their masks of all classes, of which nothing trains or evaluates."""
+    values, classes = _meaning("*")
+    images, masks = tuple(map(_image, names)), tuple(map(_mask, names))
+    return Listing("voc", folder, images, masks, (None,) * len(names), values, pretrain=(), classes=classes)

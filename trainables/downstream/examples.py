@@ -15,6 +15,7 @@ from trainables.context import Context, StageError
 from trainables.data import Listing, Split, hold_out, open_dataset, split, survey
 from trainables.data.cube_sizes import shrink_cubes, shrink_masks
 from trainables.data.cube_stack import as_images, load_cubes
+from trainables.data.split import why_not_validated
 from trainables.data.stack import load_stack
 from trainables.devices import move
 from trainables.downstream.augment import augment, draw_crops
@@ -116,7 +117,7 @@ class Volumes(Examples):
     def training_batch(
         self, rows: Tensor, settings: FinetuneSettings, generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        return as_images(self.cubes[rows].to(device)), self.masks[rows].to(device)
+        return as_images(move(self.cubes[rows], device)), move(self.masks[rows], device)
 
     def subset(self, rows: Tensor) -> Volumes:
         return Volumes(self.cubes[rows], self.masks[rows], self.evaluation_batch)
@@ -151,15 +152,12 @@ def load_parts(
     parts = split(listing, data.get("fraction"), data.get("n_train"), seed)
     if data.get("held_out") is not None:
         parts = hold_out(parts, data["held_out"])
-    validation = listing.validation
-    if validate and not validation and settings.validation_share:
-        held = hold_out(parts, settings.validation_share)
-        parts, validation = Split(held.train, parts.evaluation), held.evaluation
+    validation, share = listing.validation, settings.validation_share
+    if validate and (problem := why_not_validated(data["reader"], listing, len(parts.train), share)):
+        raise StageError(problem)
     if validate and not validation:
-        raise StageError(
-            f"finetune: {data['reader']} has no validation part, which keep: best, plateau and patience look at; "
-            "expected keep: last without the others, a validation_share, or a dataset with one (lidc-nodules, nodules)"
-        )
+        held = hold_out(parts, share)
+        parts, validation = Split(held.train, parts.evaluation), held.evaluation
     load = partial(_load, listing, settings=settings, fingerprint=found.fingerprint, context=context)
     return Parts(load(parts.train), load(parts.evaluation), load(validation) if validate else None)
 

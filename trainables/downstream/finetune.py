@@ -18,10 +18,11 @@ from trainables.downstream.selection import Selection, wanted
 from trainables.losses.dice import dice_loss
 from trainables.losses.dice_bce import dice_bce_loss
 from trainables.networks import SegmentationNetwork, build_network, place, require_input_size
-from trainables.networks._base import takes_volumes
 from trainables.numeric import apply_backend
 from trainables.randomness import batch_indices, generator, seed_everything
 from trainables.settings import BackendSettings, FinetuneSettings, parse, parse_network
+from trainables.settings.fitting import why_not_shown
+from trainables.settings.networks import Held
 from trainables.training import make_optimizer, train, use_backend
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": dice_loss, "dice-bce": dice_bce_loss}
@@ -137,13 +138,9 @@ def _batches(examples: Examples) -> list[slice]:
 
 def require_fit(network: SegmentationNetwork, examples: Examples, spec: Mapping[str, Any]) -> None:
     """Raise StageError unless the network takes what the dataset holds."""
-    volumes = isinstance(examples, Volumes)
-    if takes_volumes(network) != volumes:
-        takes, holds = ("pictures", "volumes") if volumes else ("volumes", "pictures")
-        raise StageError(
-            f"network {spec['network'].get('name', 'conrec-unet')} takes {takes}, but {spec['data']['reader']} holds "
-            f"{holds}; expected {'network.name genesis-unet3d' if volumes else 'another network or dataset'}"
-        )
+    holds: Held = "volumes" if isinstance(examples, Volumes) else "pictures"
+    if problem := why_not_shown(parse_network(spec["network"]), holds, spec["data"]["reader"]):
+        raise StageError(problem)
     for side in examples.sides:
         require_input_size(network, side)
 
@@ -161,7 +158,8 @@ def start(spec: Mapping[str, Any], context: Context, seed: int) -> tuple[Segment
     network = build_network(parse_network(spec["network"]), out_channels=1)
     transferred: list[str] = []
     if needs_parent:
-        transferred = transfer(network, _parent(context, scenario), scenario)
+        head = parse(FinetuneSettings, spec["finetune"]).head
+        transferred = transfer(network, _parent(context, scenario), scenario, head)
     if spec.get("frozen", False):
         network.freeze_encoder()
     return network, transferred

@@ -16,6 +16,7 @@ from trainables.context import Context, Result, StageError
 from trainables.data import Listing, open_dataset, survey
 from trainables.data.split import split_probe
 from trainables.data.stack import load_stack
+from trainables.devices import move
 from trainables.downstream.class_metrics import confusion_csv, confusion_matrix, summarise_classes
 from trainables.downstream.scenarios import transfer
 from trainables.networks import build_network, place, require_input_size
@@ -60,7 +61,7 @@ def probe(spec: Mapping[str, Any], context: Context) -> Result:
     backend = parse(BackendSettings, spec.get("backend", {}))
     use_backend(backend)
     settings, seed = parse(ProbeSettings, spec["probe"]), int(spec["seed"])
-    encoder, transferred = _encoder(spec, settings, context, seed)
+    encoder, transferred = _encoder(spec, settings, backend.precision, context, seed)
     apply_backend(nn.ModuleDict({"encoder": encoder}), backend, context.device)
     training, validation, evaluation, classes = _parts(spec["data"], settings, encoder, seed, context)
     seed_everything(seed, "head")
@@ -119,7 +120,9 @@ class Best:
         self.weights = dict(state["weights"])
 
 
-def _encoder(spec: Mapping[str, Any], settings: ProbeSettings, context: Context, seed: int) -> tuple[nn.Module, int]:
+def _encoder(
+    spec: Mapping[str, Any], settings: ProbeSettings, precision: str, context: Context, seed: int
+) -> tuple[nn.Module, int]:
     """The frozen encoder on its device, and the number of tensors taken over from the parent."""
     seed_everything(seed, "init")
     network = build_network(parse_network(spec["network"]), out_channels=1)
@@ -132,7 +135,7 @@ def _encoder(spec: Mapping[str, Any], settings: ProbeSettings, context: Context,
             raise StageError("probe: expected the weights of a pretrain stage, but none were given") from None
         transferred = len(transfer(network, tensors, "probe"))
     network.freeze_encoder()
-    place(network.encoder, context.device)
+    place(network.encoder, context.device, precision)
     return network.encoder, transferred
 
 
@@ -188,7 +191,7 @@ def _loss(head: nn.Module, training: Part, batch: int, seed: int) -> Callable[[i
     """Step number -> the loss of that step's batch."""
 
     def loss_of(step: int) -> dict[str, Tensor]:
-        rows = batch_indices(len(training), batch, step, seed, "order").to(training.labels.device)
+        rows = move(batch_indices(len(training), batch, step, seed, "order"), training.labels.device)
         return {"loss": F.cross_entropy(head(training.features[rows]), training.labels[rows])}
 
     return loss_of

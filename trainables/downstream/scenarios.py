@@ -1,7 +1,8 @@
 """Scenario -> which tensors of the pretrained network the finetuned one starts from [P1 §1, Fig. 1].
 
 The encoder is the convolution blocks with their batch-norm statistics. The 1x1 skip convolutions count as decoder
-(SimCLR and classification never train them); the output convolution goes with the decoder where its shape fits.
+(SimCLR and classification never train them); the output convolution goes with the decoder where its shape fits,
+unless it is to start at random.
 """
 
 from __future__ import annotations
@@ -37,8 +38,14 @@ def transferred_parts(scenario: str) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def transfer(network: SegmentationNetwork, tensors: Mapping[str, Tensor], scenario: str) -> list[str]:
+def transfer(
+    network: SegmentationNetwork, tensors: Mapping[str, Tensor], scenario: str, head: str = "fitting"
+) -> list[str]:
     """Copy what `scenario` takes over from `tensors` into `network`; the names of the tensors copied.
+
+    Args:
+        head: what becomes of the output convolution where the decoder is taken over: "fitting" takes it too, if it has
+            the network's shape; "random" leaves it as it is.
 
     Raises:
         StageError: a tensor to be taken over is missing or has another shape (the head may: it then stays random).
@@ -56,7 +63,7 @@ def transfer(network: SegmentationNetwork, tensors: Mapping[str, Tensor], scenar
             f"scenario {scenario}: expected the shapes of the network to be finetuned (same name and width as in "
             f"pretraining), but got {_first(unequal)}"
         )
-    if "decoder." in parts:
+    if "decoder." in parts and head == "fitting":
         names += _fitting_head(state, tensors)
     for name in names:
         state[name].copy_(tensors[name])

@@ -22,8 +22,7 @@ LEAST_RATE = 1e-6
 
 def wanted(settings: FinetuneSettings) -> bool:
     """Whether anything depends on a validation part."""
-    decided = settings.keep == "best" or settings.plateau is not None or settings.patience is not None
-    return decided or settings.validation_share > 0
+    return settings.validates
 
 
 class Selection:

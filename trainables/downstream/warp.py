@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.devices import move
 from trainables.losses.dice import IGNORED
 
 LARGEST_ANGLE = 90.0
@@ -53,24 +54,24 @@ def warp(images: Tensor, masks: Tensor, warps: Warps) -> tuple[Tensor, Tensor]:
         New tensors, or the given ones where nothing was drawn. What a rotation brings in from outside is zero and not
         counted (255).
     """
-    if rows := _drawn(warps.upside_down):
-        images, masks = images.clone(), masks.clone()
-        images[rows], masks[rows] = images[rows].flip(-2), masks[rows].flip(-2)
-    if rows := _drawn(warps.angle != 0):
-        images, masks = images.clone(), masks.clone()
-        images[rows], masks[rows] = rotate(images[rows], masks[rows], warps.angle[rows])
-    if rows := _drawn(warps.sigma > 0):
-        images = images.clone()
-        images[rows] = blur(images[rows], warps.sigma[rows])
+    if (rows := _rows(warps.upside_down, images.device)) is not None:
+        flipped = images.index_select(0, rows).flip(-2), masks.index_select(0, rows).flip(-2)
+        images, masks = images.index_copy(0, rows, flipped[0]), masks.index_copy(0, rows, flipped[1])
+    turned, blurred = warps.angle != 0, warps.sigma > 0
+    if (rows := _rows(turned, images.device)) is not None:
+        rotated = rotate(images.index_select(0, rows), masks.index_select(0, rows), warps.angle[turned])
+        images, masks = images.index_copy(0, rows, rotated[0]), masks.index_copy(0, rows, rotated[1])
+    if (rows := _rows(blurred, images.device)) is not None:
+        images = images.index_copy(0, rows, blur(images.index_select(0, rows), warps.sigma[blurred]))
     return images, masks
 
 
 def rotate(images: Tensor, masks: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn about the middle by `angles` [N] degrees: images bilinearly, masks by the nearest pixel."""
+    """Turn about the middle by `angles` [N] degrees, on the CPU: images bilinearly, masks by the nearest pixel."""
     radians = angles * (math.pi / 180)
     zero = torch.zeros_like(radians)
     turn = torch.stack([radians.cos(), -radians.sin(), zero, radians.sin(), radians.cos(), zero], dim=1)
-    matrices = turn.view(-1, 2, 3).to(images.device, images.dtype)
+    matrices = move(turn.view(-1, 2, 3).to(images.dtype), images.device)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     outside = (grid.abs() > 1).any(dim=-1)
     pictures = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -79,11 +80,12 @@ def rotate(images: Tensor, masks: Tensor, angles: Tensor) -> tuple[Tensor, Tenso
 
 
 def blur(images: Tensor, sigmas: Tensor) -> Tensor:
-    """Convolve with Gaussians of deviations `sigmas` [N] in pixels; the picture is mirrored beyond its border."""
+    """Convolve with Gaussians of deviations `sigmas` [N] in pixels, on the CPU; the picture is mirrored beyond its
+    border."""
     count, channels, height, width = images.shape
     offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=sigmas.dtype)
     weights = torch.exp(-0.5 * (offsets / sigmas[:, None]) ** 2)
-    weights = (weights / weights.sum(dim=1, keepdim=True)).to(images.device, images.dtype)
+    weights = move((weights / weights.sum(dim=1, keepdim=True)).to(images.dtype), images.device)
     kernel = weights.repeat_interleave(channels, dim=0)[:, None]
     planes = F.pad(images, [RADIUS] * 4, mode="reflect").reshape(1, count * channels, height + 2 * RADIUS, -1)
     planes = F.conv2d(planes, kernel[:, :, None, :], groups=count * channels)
@@ -91,5 +93,7 @@ def blur(images: Tensor, sigmas: Tensor) -> Tensor:
     return planes.view(count, channels, height, width)
 
 
-def _drawn(which: Tensor) -> list[int]:
-    return [int(row) for row in which.nonzero()[:, 0]]
+def _rows(chosen: Tensor, device: torch.device) -> Tensor | None:
+    """Row numbers of a CPU mask, on the device; None for no row. Known on the CPU, so the device need not be asked."""
+    rows = chosen.nonzero()[:, 0]
+    return move(rows, device) if len(rows) else None

@@ -82,14 +82,19 @@ def require_input_size(network: SegmentationNetwork, size: int) -> None:
         raise StageError(f"input_size: expected a multiple of {multiple} (nearest: {near}), but got {size}")
 
 
-def place(module: nn.Module, device: torch.device) -> None:
+def place(module: nn.Module, device: torch.device, precision: str = "float32") -> None:
     """Move `module` to `device`, before its optimiser is made, in the memory layout that is fastest there.
 
     On a CPU that is channels_last (measured: 20 to 40 % less time per training step of the ConRec U-Net at widths 8 and
-    16). Weights made contiguous again are the same numbers. Networks of volumes stay as they are.
+    16), on a GPU where it computes in bfloat16: cuDNN's kernels for it take that layout, and copy maps that have
+    another (not measured). Weights made contiguous again are the same numbers. Networks of volumes stay as they are.
+
+    Args:
+        precision: of the backend.
     """
     module.to(device)
-    if device.type == "cpu" and not takes_volumes(module):
+    fastest = device.type == "cpu" or precision == "bfloat16"
+    if fastest and not takes_volumes(module):
         module.to(memory_format=torch.channels_last)
 
 

@@ -154,9 +154,10 @@ class _Positions:
 
     def __init__(self, blocks: Blocks, like: Tensor) -> None:
         self.blocks, self.kernel = blocks, blocks.tall - blocks.height + 1
-        tall, wide = torch.eye(blocks.tall), torch.eye(blocks.wide)
-        places = [tall.repeat_interleave(blocks.wide, dim=1), wide.repeat(1, blocks.tall)]
-        self.places = torch.cat(places).to(like)
+        # Made on the device: a copy from the CPU would wait for all that the device has still to do.
+        tall, wide = (torch.eye(side, dtype=like.dtype, device=like.device) for side in (blocks.tall, blocks.wide))
+        by_row = tall[:, :, None].expand(-1, -1, blocks.wide).flatten(1)
+        self.places = torch.cat([by_row, wide.repeat(1, blocks.tall)])
 
     def spread(self, rows: Tensor, columns: Tensor) -> Tensor:
         """[blocks, queries, keys]."""

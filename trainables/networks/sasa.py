@@ -29,10 +29,21 @@ class LocalAttention(nn.Module):
             channels has row offsets and its second half column offsets; "per-channel": a softmax for each channel of
             q * (k + r), with row offsets on the first half of all channels [sasa: attention.py]. Heads change nothing
             then.
+        embeddings: of "dot": "per-head" as above; "halves": row offsets on the first half of all channels, so that a
+            head has those of one kind, but for the middle one of an odd number.
         kernel: side of the neighbourhood, odd.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, kernel: int = 7, heads: int = 8, attention: str = "dot") -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int = 7,
+        heads: int = 8,
+        attention: str = "dot",
+        embeddings: str = "per-head",
+    ) -> None:
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:
             raise StageError(f"network.kernel must be an odd number, but is {kernel}")
@@ -40,7 +51,7 @@ class LocalAttention(nn.Module):
             raise StageError(f"no attention {attention!r}; there are {', '.join(ATTENTION)}")
         if outputs % (2 * heads):
             raise StageError(f"network.width must be a multiple of 2 x heads = {2 * heads}, but {outputs} is not")
-        self.heads, self.attention = heads, attention
+        self.heads, self.attention, self.embeddings = heads, attention, embeddings
         self.query, self.key, self.value = (nn.Conv2d(inputs, outputs, 1, bias=False) for _ in range(3))
         self.rows = nn.Parameter(torch.randn(outputs // 2, kernel))
         self.columns = nn.Parameter(torch.randn(outputs // 2, kernel))
@@ -56,8 +67,8 @@ def _dot(query: Tensor, key: Tensor, value: Tensor, layer: LocalAttention) -> Te
     n, channels, height, width = query.shape
     shape = (n, height, width, layer.heads, channels // layer.heads)
     query, key, value = (x.permute(0, 2, 3, 1).reshape(shape) for x in (query, key, value))
-    by_row, by_column = query.chunk(2, dim=-1)
-    rows, columns = (x.view(layer.heads, -1, x.shape[1]) for x in (layer.rows, layer.columns))
+    by_row, by_column = (query, query) if layer.embeddings == "halves" else query.chunk(2, dim=-1)
+    rows, columns = (x.view(layer.heads, -1, x.shape[1]) for x in _offsets(layer))
     result = dot_attention(
         query,
         key,
@@ -66,6 +77,15 @@ def _dot(query: Tensor, key: Tensor, value: Tensor, layer: LocalAttention) -> Te
         torch.einsum("nyxhc,hck->nyxhk", by_column, columns),
     )
     return result.flatten(3).permute(0, 3, 1, 2)
+
+
+def _offsets(layer: LocalAttention) -> tuple[Tensor, Tensor]:
+    """The offsets by row and by column that `_dot` deals out to its heads, in order: [channels / 2, kernel] each, or,
+    where they are of halves of all channels, [channels, kernel] with nothing on the other half."""
+    if layer.embeddings != "halves":
+        return layer.rows, layer.columns
+    nothing = torch.zeros_like(layer.rows)
+    return torch.cat([layer.rows, nothing]), torch.cat([nothing, layer.columns])
 
 
 def _per_channel(query: Tensor, key: Tensor, value: Tensor, layer: LocalAttention) -> Tensor:
@@ -114,7 +134,13 @@ class SasaBottleneck(Bottleneck):  # type: ignore[misc]
 
 def sasa_block(settings: SasaResNet50UNetSettings) -> Callable[..., nn.Module]:
     """The bottleneck that the settings describe, to be called as torchvision's."""
-    attention = partial(LocalAttention, kernel=settings.kernel, heads=settings.heads, attention=settings.attention)
+    attention = partial(
+        LocalAttention,
+        kernel=settings.kernel,
+        heads=settings.heads,
+        attention=settings.attention,
+        embeddings=settings.embeddings,
+    )
     return partial(SasaBottleneck, make_attention=attention, pool=settings.pool)
 
 

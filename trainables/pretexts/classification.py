@@ -14,7 +14,7 @@ from trainables.settings import AnyNetworkSettings, ClassificationSettings
 
 
 class Classification(Pretext):
-    """Two classes: one logit, binary cross-entropy. C > 2: C logits, cross-entropy. No dropout."""
+    """C classes have C logits, but two have one, unless `loss` is cross-entropy. No dropout."""
 
     random_validation = False
 
@@ -25,7 +25,8 @@ class Classification(Pretext):
         whole = build_network(network, out_channels=1)
         self.encoder = whole.encoder
         self.minimum_multiple = whole.minimum_multiple
-        classifier = nn.Linear(whole.encoder_channels, 1 if classes == 2 else classes)
+        self.one_logit = classes == 2 and settings.loss != "cross-entropy"
+        classifier = nn.Linear(whole.encoder_channels, 1 if self.one_logit else classes)
         self.pretext = nn.ModuleDict({"pooling": GlobalAveragePooling(), "classifier": classifier})
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -40,10 +41,16 @@ class Classification(Pretext):
         logits: Tensor = self.pretext["classifier"](self.pretext["pooling"](self.encoder(images)[-1]))
         return logits
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """[N, C] of logits as `logits` gives them. One against the rest, those of an image need not sum to 1."""
+        if self.one_logit:
+            return (torch.cat([-logits, logits], dim=1) / 2).softmax(dim=1)
+        return logits.sigmoid() if self.settings.loss == "binary" else logits.softmax(dim=1)
+
     def validate(self, batch: ImageBatch, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """The loss of the images as they are, and for each whether it was recognised."""
         logits, labels = self.logits(batch.images.float() / 255), _labels(batch)
-        predicted = (logits[:, 0] > 0).long() if self.classes == 2 else logits.argmax(dim=1)
+        predicted = (logits[:, 0] > 0).long() if self.one_logit else logits.argmax(dim=1)
         return {"loss": self._loss(logits, labels)}, (predicted == labels).double().cpu()
 
     def summarise(self, rows: Tensor) -> dict[str, float]:
@@ -51,8 +58,10 @@ class Classification(Pretext):
         return {"accuracy": float(rows.mean())}
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.classes == 2:
+        if self.one_logit:
             return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
+        if self.settings.loss == "binary":
+            return F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, self.classes).to(logits.dtype))
         return F.cross_entropy(logits, labels)
 
 

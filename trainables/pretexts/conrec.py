@@ -1,6 +1,7 @@
 """ConRec, contrast and reconstruction together [P1 §2.2, Fig. 3; conrec: models/conrec.py].
 
-Both views are masked and pass the network together. With MSE the mean over the decoding tasks:
+Both views are masked and pass the network together. With MSE the mean over the decoding tasks (weighted, where the
+settings say so):
 
     L = reconstruction_weight * MSE + contrastive_weight * NTXent
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from trainables.losses.ntxent import ntxent
 from trainables.networks import build_network
 from trainables.pretexts._base import ImageBatch, Pretext
-from trainables.pretexts.decoding import DecodingHeads, mean_error
+from trainables.pretexts.decoding import decoding_heads, mean_error
 from trainables.pretexts.heads import AttentionPooling, ProjectionHead
 from trainables.pretexts.masks import SMALLEST_SIDE, apply_masks, draw_masks
 from trainables.pretexts.views import two_views
@@ -37,17 +38,18 @@ class ConRec(Pretext):
             {
                 "pooling": AttentionPooling(self.network.encoder_channels),
                 "projection": ProjectionHead(self.network.encoder_channels),
-                "decoding": DecodingHeads(self.network.decoder_channels, settings.tasks),
+                "decoding": decoding_heads(self.network.decoder_channels, settings),
             }
         )
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """{"loss", "contrast" (NT-Xent), and the mean squared error by task}."""
+        """{"loss", "contrast" (NT-Xent), and the error by task}."""
         views = two_views(batch.images, batch.boxes, batch.size, generator)
         masked = apply_masks(views.augmented, draw_masks(len(views.augmented), batch.size, generator))
         features = self.network.encoder(masked.images)
         first, second = self.pretext["projection"](self.pretext["pooling"](features[-1])).chunk(2)
         contrast = ntxent(first, second, self.settings.temperature)
         errors = self.pretext["decoding"](self.network.decode(features), views, masked)
-        loss = self.settings.reconstruction_weight * mean_error(errors) + self.settings.contrastive_weight * contrast
+        error = mean_error(errors, self.settings.task_weights)
+        loss = self.settings.reconstruction_weight * error + self.settings.contrastive_weight * contrast
         return {"loss": loss, "contrast": contrast, **errors}

@@ -61,13 +61,15 @@ def pretrain(spec: Mapping[str, Any], context: Context, measure: Measure | None 
     settings, seed = parse(PretrainSettings, spec["pretrain"]), int(spec["seed"])
     method = parse_pretext(spec["pretext"])
     _check(settings)
-    samples = load_samples(spec["data"], method.needs, _side(method, settings), 2 * LEAST_IMAGES, context)
+    side, with_object = _side(method, settings), getattr(method, "patches", "all") == "with-object"
+    samples = load_samples(spec["data"], method.needs, side, 2 * LEAST_IMAGES, context, with_object)
     pretext = _build(spec, method, settings, samples.classes, seed)
     if spec.get("init"):
         pretext.start_from(_init(context))
     training, validation = _parts(samples, method, settings, seed)
     steps = _steps(settings, len(training))
-    place(pretext, context.device)
+    samples = samples.near(context.device)
+    place(pretext, context.device, backend.precision)
     apply_backend(pretext, backend, context.device)
     optimizer = make_optimizer(settings, pretext)
     identity = _identity(spec)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.networks import build_network
 from trainables.pretexts._base import ImageBatch, Pretext
-from trainables.pretexts.decoding import DecodingHeads, mean_error
+from trainables.pretexts.decoding import decoding_heads, mean_error
 from trainables.pretexts.masks import SMALLEST_SIDE, apply_masks, draw_masks
 from trainables.pretexts.views import two_views
 from trainables.settings import AnyNetworkSettings, ReconstructionSettings
@@ -27,12 +27,13 @@ class Reconstruction(Pretext):
         self.network = build_network(network, out_channels=1)
         del self.network.head  # every decoding task has its own
         self.minimum_multiple = self.network.minimum_multiple
-        self.pretext = nn.ModuleDict({"decoding": DecodingHeads(self.network.decoder_channels, settings.tasks)})
+        self.pretext = nn.ModuleDict({"decoding": decoding_heads(self.network.decoder_channels, settings)})
 
     def loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """{"loss", and the mean squared error by task}."""
+        """{"loss", and the error by task}."""
         views = two_views(batch.images, batch.boxes, batch.size, generator)
         masked = apply_masks(views.augmented, draw_masks(len(views.augmented), batch.size, generator))
         decoded = self.network.decode(self.network.encoder(masked.images))
         errors = self.pretext["decoding"](decoded, views, masked)
-        return {"loss": self.settings.reconstruction_weight * mean_error(errors), **errors}
+        error = mean_error(errors, self.settings.task_weights)
+        return {"loss": self.settings.reconstruction_weight * error, **errors}

@@ -11,21 +11,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.context import Context, StageError
-from trainables.data import Listing, open_dataset, survey
+from trainables.data import open_dataset, survey
 from trainables.data.cube_sizes import shrink_cubes
 from trainables.data.listing import IGNORE
 from trainables.data.stack import load_stack
-from trainables.devices import move
+from trainables.data.suited import TARGETS, class_count, suited, too_little
+from trainables.devices import fit, move
 from trainables.pretexts._base import ImageBatch
 
 TRAINING, VALIDATION = 0, 1  # of `Samples.part`
 _CHUNK = 256  # images resized at a time
-_WHAT = {"masks": "masks", "labels": "image labels", "colored": "colorised images", "cubes": "cubes"}
 
 
 @dataclass(frozen=True)
 class Samples:
-    """N images on the CPU.
+    """N images on the CPU, or but for boxes and part on the device (`near`).
 
     images uint8 [N, 3, S, S]; boxes int64 [N, 4]; masks uint8 [N, S, S], labels int64 [N] and colored uint8
     [N, 3, S, S] where asked for; part int64 [N] (0 training, 1 validation) where the data say it; classes: of the masks
@@ -46,13 +46,14 @@ class Samples:
         return len(self.images)
 
     def batch(self, rows: Tensor, size: int, device: torch.device) -> ImageBatch:
-        """The images `rows` with their targets on `device`; `size` is the side of the views to make."""
+        """The images `rows` (on the CPU) with their targets on `device`; `size` is the side of the views to make."""
+        there = move(rows, self.images.device)
 
         def taken(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else move(tensor[rows], device)
+            return None if tensor is None else move(tensor[there], device)
 
         return ImageBatch(
-            move(self.images[rows], device),
+            move(self.images[there], device),
             self.boxes[rows],
             size,
             masks=taken(self.masks),
@@ -60,8 +61,23 @@ class Samples:
             colored=taken(self.colored),
         )
 
+    def near(self, device: torch.device) -> Samples:
+        """The same, on a GPU where they fit: batches are then taken from them there, and no step copies images."""
+        parts = {name: getattr(self, name) for name in ("images", "masks", "labels", "colored")}
+        held: dict[str, Any] = {name: tensor for name, tensor in parts.items() if tensor is not None}
+        if not fit(held.values(), device):
+            return self
+        return replace(self, **{name: tensor.to(device) for name, tensor in held.items()})
 
-def load_samples(data: Mapping[str, Any], needs: frozenset[str], size: int, least: int, context: Context) -> Samples:
+
+def load_samples(
+    data: Mapping[str, Any],
+    needs: frozenset[str],
+    size: int,
+    least: int,
+    context: Context,
+    with_object: bool = False,
+) -> Samples:
     """All images that pretraining sees. One tensor for training and validation, so that workers share its memory.
 
     Args:
@@ -69,21 +85,16 @@ def load_samples(data: Mapping[str, Any], needs: frozenset[str], size: int, leas
         needs: of the pretext's settings. Images of a dataset without the needed mask or label are left out.
         size: side of the images in pixels.
         least: the least number of images.
+        with_object: of prepared images with masks and a label 0 or 1, those with label 1 alone.
 
     Raises:
         StageError: too few images, or none with what the method needs.
         DataError: the dataset is missing or faulty (`trainables.data`).
     """
     prepared = bool(data.get("prepared"))
-    samples = _prepared(data, needs, size, context) if prepared else _listed(data, needs, size, context)
-    if len(samples) < least:
-        having = f" with {' and '.join(_WHAT[need] for need in sorted(needs))}" if needs else ""
-        raise StageError(
-            f"{samples.source}: pretraining needs at least {least} images{having}, {least // 2} of them for "
-            f"validation, but {samples.place} has {len(samples)}"
-        )
-    if needs & {"masks", "labels"} and samples.classes < 2:
-        raise StageError(f"{samples.source}: expected at least 2 classes, but {samples.place} has {samples.classes}")
+    samples = _prepared(data, needs, size, context, with_object) if prepared else _listed(data, needs, size, context)
+    if problem := too_little(samples.source, samples.place, len(samples), samples.classes, needs, least):
+        raise StageError(problem)
     return samples
 
 
@@ -91,8 +102,8 @@ def _listed(data: Mapping[str, Any], needs: frozenset[str], size: int, context: 
     listing = open_dataset(data["reader"], context.data_root, data.get("options"), cache_dir=context.cache_dir)
     source, place = data["reader"], str(listing.folder)
     if made := sorted(needs & {"colored", "cubes"}):
-        raise StageError(f"{source}: the pretext needs {_WHAT[made[0]]}; expected those of a prepare stage")
-    numbers = [n for n in listing.pretrain if _has(listing, n, needs)]
+        raise StageError(f"{source}: the pretext needs {TARGETS[made[0]]}; expected those of a prepare stage")
+    numbers = suited(listing, needs)
     found = survey(listing, cache_dir=context.cache_dir, planned=context.fingerprint)
     found.check()
     context.check_data(data["reader"], found.fingerprint)
@@ -110,26 +121,15 @@ def _listed(data: Mapping[str, Any], needs: frozenset[str], size: int, context: 
         stack.boxes,
         masks=stack.masks if "masks" in needs else None,
         labels=labels,
-        classes=_classes(listing, needs),
+        classes=class_count(listing, needs),
         source=source,
         place=place,
     )
 
 
-def _has(listing: Listing, number: int, needs: frozenset[str]) -> bool:
-    return not ("masks" in needs and listing.masks[number] is None) and not (
-        "labels" in needs and listing.labels[number] is None
-    )
-
-
-def _classes(listing: Listing, needs: frozenset[str]) -> int:
-    if "masks" in needs:
-        return len(listing.classes)
-    known = [label for label in listing.labels if label is not None] if "labels" in needs else []
-    return max(len(listing.label_names), max(known, default=-1) + 1)
-
-
-def _prepared(data: Mapping[str, Any], needs: frozenset[str], size: int, context: Context) -> Samples:
+def _prepared(
+    data: Mapping[str, Any], needs: frozenset[str], size: int, context: Context, with_object: bool
+) -> Samples:
     source = f"prepared {data['reader']}"
     try:
         tensors = context.weights("data")
@@ -141,8 +141,10 @@ def _prepared(data: Mapping[str, Any], needs: frozenset[str], size: int, context
                          f"without {lacking[0]}")  # fmt: skip
     if "cubes" in needs:
         return _cubes(tensors, size, source)
-    if "labels" in needs and bool((tensors["labels"] < 0).any()):  # -1: an image without a label
-        rows = (tensors["labels"] >= 0).nonzero()[:, 0]
+    chosen = with_object and "masks" in needs and _binary(tensors)
+    least = int(chosen)  # -1: an image without a label
+    if (chosen or "labels" in needs) and bool((tensors["labels"] < least).any()):
+        rows = (tensors["labels"] >= least).nonzero()[:, 0]
         tensors = {name: t[rows] for name, t in tensors.items()}
     images = tensors["images"]
     whole = torch.tensor([0, 0, *images.shape[-2:]])
@@ -155,11 +157,18 @@ def _prepared(data: Mapping[str, Any], needs: frozenset[str], size: int, context
         part=tensors.get("part"),
         classes=_seen_classes(tensors, needs),
         source=source,
-        place="the prepare stage",
+        place="the prepare stage (patches: with-object)" if chosen else "the prepare stage",
     )
     side = images.shape[-1]
     # Targets go with images of the very size. For views, a smaller image has no more to show when it is made larger.
     return _resized(samples, size) if (size != side if needs else size < side) else samples
+
+
+def _binary(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether each image has a label that says if it shows the one object of the masks, as car patches have."""
+    return "labels" in tensors and _seen_classes(tensors, frozenset({"labels"})) == 2 == _seen_classes(
+        tensors, frozenset({"masks"})
+    )
 
 
 def _cubes(tensors: Mapping[str, Tensor], size: int, source: str) -> Samples:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from trainables.settings._dial import dial, parse
 from trainables.settings.datasets import DATASET_OPTIONS, DatasetOptions
+from trainables.settings.later import as_before, as_now
 from trainables.settings.networks import NETWORK_SETTINGS, AnyNetworkSettings, NetworkSettings, parse_network
 from trainables.settings.pretexts import (
     ENCODER_ONLY,
@@ -31,8 +32,6 @@ from trainables.settings.training import (
     FinetuneSettings,
     PretrainSettings,
     ProbeSettings,
-    as_before,
-    as_now,
 )
 
 __all__ = [

@@ -13,8 +13,12 @@ Part = Literal["annotated", "labelled", "pretrain", "train", "evaluation"]
 
 @dataclass(frozen=True)
 class CKASettings:
-    """Linear CKA between encoders [P1 §5.2, Fig. 7].
+    """CKA between encoders [P1 §5.2, Fig. 7].
 
+    `kernel` (*open*: P1 names none): `linear`; `rbf` is Gaussian, its deviation `bandwidth` times the median distance
+    between the features of two images [Kornblith et al. 2019, §3], and needs all images at once.
+    `pool`: side of the windows over which E is averaged first (*open*: 1, none). With images of 128 pixels a side a
+    `pool` of 2 gives the 8 x 8 x 512 of P1, as images of 64 do without.
     `estimator`: `full` on all images at once, the paper's; `minibatch` estimates the same from batches of `minibatch`
     images, for sets that do not fit in memory; each image is in `passes` batches (0: enough for errors below 1e-3).
     `unbiased`: HSIC estimated without bias, so that CKA does not grow with the number of features (*open*: biased).
@@ -27,9 +31,18 @@ class CKASettings:
     images: int = dial(0, ge=0)
     estimator: Literal["full", "minibatch"] = "full"
     unbiased: bool = False
+    kernel: Literal["linear", "rbf"] = "linear"
+    bandwidth: float = dial(0.5, gt=0)
+    pool: int = dial(1, ge=1)
     minibatch: int = dial(256, ge=4)
     passes: int = dial(0, ge=0)
     batch: int = dial(64, ge=1)
+
+    def misfit(self) -> str | None:
+        """Why these dials do not go together; None where they do."""
+        if self.kernel == "rbf" and self.estimator != "full":
+            return f"kernel rbf needs all images at once; expected estimator full, but got {self.estimator}"
+        return None
 
 
 @dataclass(frozen=True)

@@ -102,10 +102,12 @@ class VOCOptions:
 
     `pretrain`: the images of ImageSets/Main/trainval.txt (*open*: 11,540, since no labels are needed), or the 2913 with
     a segmentation, or the training part of those, so that no evaluation image is seen.
+    `void`: pixels of value 255, around and between the objects (*open*: not counted).
     """
 
     target: VOCClass = "*"
     pretrain: Literal["main", "segmentation", "train"] = "main"
+    void: Literal["ignore", "background"] = "ignore"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ def why_not_fused(spec: Mapping[str, Any]) -> str | None:
             f"network {network.name} with attention {network.attention} cannot be fused with others, since it halves "
             "its channels as a whole; expected attention: dot"
         )
+    if isinstance(network, SasaResNet50UNetSettings) and network.embeddings != "per-head":
+        return (
+            f"network {network.name} with embeddings {network.embeddings} cannot be fused with others, since its first "
+            "heads differ from its last ones; expected embeddings: per-head"
+        )
     if parse(BackendSettings, spec.get("backend", {})).compiled:
         return "compiled networks cannot be fused with others, whose number changes; expected backend.compiled: false"
     if settings.optimizer not in OPTIMIZERS:

@@ -8,13 +8,14 @@ metric: its validation metric and its better side, for studies and for "did it l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from trainables.settings._dial import dial, parse
 
 DecodingTask = Literal["reconstruction", "color", "mask", "fill"]
+MaskLoss = Literal["mse", "bce", "dice"]
 Metric = tuple[str, Literal["min", "max"]]
 Needs = frozenset[Literal["masks", "labels", "colored", "cubes"]]
 
@@ -30,23 +31,46 @@ class SimCLRSettings:
     temperature: float = dial(0.5, gt=0)
 
 
+def weights_misfit(tasks: Sequence[str], weights: Sequence[float]) -> str | None:
+    """Why weights cannot be those of the decoding tasks; None where they can."""
+    if not weights:
+        return None
+    if len(weights) != len(tasks):
+        return f"expected a number in task_weights for each of the tasks {', '.join(tasks)}, but got {list(weights)}"
+    if min(weights) < 0 or sum(weights) <= 0:
+        return f"expected task_weights of 0 or more, not all of them 0, but got {list(weights)}"
+    return None
+
+
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """Masked reconstruction without contrast. P1 names it without a definition; *open*: ConRec without its contrast."""
+    """Masked reconstruction without contrast. P1 names it without a definition; *open*: ConRec without its contrast.
+
+    `task_weights` and `mask_loss` as in `ConRecSettings`.
+    """
 
     needs: ClassVar[Needs] = frozenset()
     metric: ClassVar[Metric] = ("val_loss", "min")
 
     method: Literal["reconstruction"] = "reconstruction"
     tasks: tuple[DecodingTask, ...] = ("reconstruction",)
+    task_weights: tuple[float, ...] = ()
+    mask_loss: MaskLoss = "mse"
     reconstruction_weight: float = dial(100.0, ge=0)
+
+    def misfit(self) -> str | None:
+        """Why these dials do not go together; None where they do."""
+        return weights_misfit(self.tasks, self.task_weights)
 
 
 @dataclass(frozen=True)
 class ConRecSettings:
     """Contrast plus decoding [P1 §2.2, Fig. 3; conrec: README]. One task is vanilla ConRec, four are the paper's.
 
-    The reconstruction term is the mean over the tasks (*open*: keeps the scale of the vanilla method).
+    The reconstruction term is the mean over the tasks (*open*: keeps the scale of the vanilla method), weighted by
+    `task_weights`: a number for each task in the order of `tasks`, of which only the proportions count; empty: equal
+    ones (*open*: P1 gives none). `mask_loss`: of the task `mask`, mean squared error of the sigmoid as in the other
+    tasks (*open*), binary cross-entropy, or Dice over the batch; on the scale that each of them has by itself.
     """
 
     needs: ClassVar[Needs] = frozenset()
@@ -54,9 +78,15 @@ class ConRecSettings:
 
     method: Literal["conrec"] = "conrec"
     tasks: tuple[DecodingTask, ...] = ("reconstruction", "color", "mask", "fill")
+    task_weights: tuple[float, ...] = ()
+    mask_loss: MaskLoss = "mse"
     temperature: float = dial(0.5, gt=0)
     reconstruction_weight: float = dial(100.0, ge=0)
     contrastive_weight: float = dial(1.0, ge=0)
+
+    def misfit(self) -> str | None:
+        """Why these dials do not go together; None where they do."""
+        return weights_misfit(self.tasks, self.task_weights)
 
 
 @dataclass(frozen=True)
@@ -66,6 +96,9 @@ class SegmentationSettings:
     `validation_share` of the images is held out (P1 §5.1 says 70/30 for the car patches; *open* for the other tasks,
     treated alike), unless the prepared data say themselves which images validate.
     `flip` and `crop_area` are those of finetuning (*open*: the paper names no augmentation for pretraining).
+    `patches`: of car patches `with-object` takes those that show cars, as P1 §5.1 extracts patches with cars for this
+    task (*open*: those of the classification with the label car, so that both tasks see the same images); `all` takes
+    the others, too. It changes nothing for data sets that are read directly, nor for more than two classes.
     """
 
     needs: ClassVar[Needs] = frozenset({"masks"})
@@ -75,18 +108,23 @@ class SegmentationSettings:
     validation_share: float = dial(0.3, gt=0, lt=1)
     flip: float = dial(0.5, ge=0, le=1)
     crop_area: float = dial(0.5, gt=0, le=1)
+    patches: Literal["with-object", "all"] = "with-object"
 
 
 @dataclass(frozen=True)
 class ClassificationSettings:
-    """Supervised classification [P1 §5.1, §5.2]: one logit and binary cross-entropy for two classes, cross-entropy for
-    more (*open*: P1 names no loss). The other dials as in `SegmentationSettings`.
+    """Supervised classification [P1 §5.1, §5.2].
+
+    `loss` (*open*: P1 names none): `by-classes` is one logit with binary cross-entropy for two classes, and
+    cross-entropy for more; `binary` is one against the rest for more classes, too: the mean binary cross-entropy of
+    their logits; `cross-entropy` gives two classes two logits. The other dials as in `SegmentationSettings`.
     """
 
     needs: ClassVar[Needs] = frozenset({"labels"})
     metric: ClassVar[Metric] = ("val_accuracy", "max")
 
     method: Literal["classification"] = "classification"
+    loss: Literal["by-classes", "binary", "cross-entropy"] = "by-classes"
     validation_share: float = dial(0.3, gt=0, lt=1)
     flip: float = dial(0.5, ge=0, le=1)
     crop_area: float = dial(0.5, gt=0, le=1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from trainables.settings._dial import dial
 
@@ -28,33 +27,6 @@ class BackendSettings:
     threads: int = dial(1, ge=1)
     compiled: bool = False
     fused: bool = False
-
-
-# Dials that came later, with the value that means what was before them: with it, a backend is written as it was then,
-# so that keys and states of runs stay valid.
-LATER_BACKEND_DIALS: dict[str, Any] = {"compiled": False, "fused": False}
-
-
-def as_now(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's spec, and that in a trial's objective, with the later dials of its backend, whenever it was written."""
-    found = dict(spec)
-    if "backend" in found:
-        found["backend"] = {**LATER_BACKEND_DIALS, **found["backend"]}
-    if "finetune" in found.get("objective", {}):
-        found["objective"] = {**found["objective"], "finetune": as_now(found["objective"]["finetune"])}
-    return found
-
-
-def as_before(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's spec, and that in a trial's objective, with its backend as it was written before the later dials."""
-    found = dict(spec)
-    if "backend" in found:
-        later = LATER_BACKEND_DIALS
-        kept = {name: value for name, value in found["backend"].items() if name not in later or value != later[name]}
-        found["backend"] = kept
-    if "finetune" in found.get("objective", {}):
-        found["objective"] = {**found["objective"], "finetune": as_before(found["objective"]["finetune"])}
-    return found
 
 
 # Runs that differ in these only are one run, stopped at different steps: the learning rate is constant, and every draw
@@ -96,6 +68,8 @@ class FinetuneSettings:
 
     `epochs`, where given, goes before `steps`, as in `PretrainSettings`, and the curve then has a point after each
     epoch, whatever `report_every` says.
+    `head`: what the scenario seg-enc-dec does with the output convolution: where the pretrained one fits it is taken
+    over (`fitting`, *open*: it goes with the decoder), or it starts at `random` whatever there is.
     `loss`: Dice, or Dice plus binary cross-entropy [P2 §V-B]. `flip`, `vertical_flip`, `rotation` (up to a quarter
     turn) and `blur` are probabilities; P1 has the horizontal flip and the crop, P2 all but the crop.
     `input_size`: of volumes the longest side, the others in proportion; smaller ones stay as they are. Volumes are
@@ -113,6 +87,7 @@ class FinetuneSettings:
     learning_rate: float = dial(1e-3, gt=0)
     momentum: float = dial(0.9, ge=0, lt=1)
     weight_decay: float = dial(0.0, ge=0)
+    head: Literal["fitting", "random"] = "fitting"
     loss: Literal["dice", "dice-bce"] = "dice"
     input_size: int = dial(128, ge=8, multiple_of=8)
     flip: float = dial(0.5, ge=0, le=1)
@@ -127,6 +102,12 @@ class FinetuneSettings:
     plateau: int | None = dial(None, ge=1)
     plateau_factor: float = dial(0.5, gt=0, lt=1)
     patience: int | None = dial(None, ge=1)
+
+    @property
+    def validates(self) -> bool:
+        """Whether anything depends on a validation part."""
+        decided = self.keep == "best" or self.plateau is not None or self.patience is not None
+        return decided or self.validation_share > 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""A plan in words: the cost beside what it would be without sharing, and one or several of a thing."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator.execute.summary import headline
+from orchestrator.plan.diff import diff, summary
+from orchestrator.plan.show import print_plan
+from orchestrator.plan.words import counted
+from tests.orchestrator.made_up import GRID, absent, planned, present, write_grid
+
+ONE = GRID.replace("[0.05, 0.2]", "[0.2]").replace("[0, 1]", "[0]")
+
+
+def shown(folder: Path, text: str, facts: Any, done: int = 0) -> tuple[str, str, dict[str, Any]]:
+    """What is printed of a plan whose first `done` stages are finished, the first line of a run, and the totals."""
+    plan = planned(write_grid(folder, text), facts)
+    found = diff([plan], list(plan.stages)[:done])
+    totals = {**summary(found), "faults": (), "notes": ()}
+    screen = io.StringIO()
+    print_plan(found, totals, Console(file=screen, width=200))
+    return screen.getvalue(), headline(found), totals
+
+
+def test_the_cost_of_a_plan_and_what_sharing_saves(tmp_path: Path) -> None:
+    text, line, totals = shown(tmp_path, GRID, present)
+    ratio = totals["naive_device_seconds"] / totals["estimated_device_seconds"]
+    assert f"{ratio:.1f} times as much" in text and "blocked" not in text.split("estimated time")[1]
+    assert "(4 pretrain stages): " in text and text.startswith("profile smoke: 8 cells\n")
+    assert line == "8 cells, 9 stages to run, 0 reused"
+
+
+def test_no_ratio_where_stages_are_blocked_or_reused(tmp_path: Path) -> None:
+    text, _, totals = shown(tmp_path, GRID, absent)
+    assert totals["blocked"] == 9 and "blocked (9 stages): /data: no folder shapes" in text
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("estimated time on one CPU core: 0 s (9 stages blocked, not counted); if every cell")
+    assert "times as much" not in text
+    assert "times as much" not in shown(tmp_path, GRID, present, done=1)[0]
+
+
+def test_one_of_a_thing(tmp_path: Path) -> None:
+    one = ONE.replace("  - scenario: seg-enc\n    model: ConRec\n    pretext: conrec\n", "")
+    text, line, _ = shown(tmp_path, one, present)
+    assert text.startswith("profile smoke: 1 cell\n") and line == "1 cell, 1 stage to run, 0 reused"
+    text, line, _ = shown(tmp_path, one, absent)
+    assert "blocked (1 stage): " in text and "(1 stage blocked, not counted)" in text
+    assert line == "1 cell, 0 stages to run, 0 reused, 1 blocked"
+    assert "(1 pretrain stage): " in shown(tmp_path, ONE, present)[0]
+
+
+@pytest.mark.parametrize(("number", "says"), [(0, "0 cells"), (1, "1 cell"), (2, "2 cells")])
+def test_counted(number: int, says: str) -> None:
+    assert counted(number, "cell") == says
