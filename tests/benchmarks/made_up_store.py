@@ -69,8 +69,9 @@ def plan(count: int) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "format": 1, "plan": "20261121T231500000Z-ab12cd34", "grid": GRID, "profile": "paper", "overrides": [],
-        "only": [], "source": "", "data_root": "data", "created": "2026-11-21T23:15:00Z", "command": "none", "title": "Many cells", "references": None,
-        "stand_ins": {}, "footnotes": [], "table": table, "cells": every, "studies": {}, "wanted": [],
+        "only": [], "source": "", "data_root": "data", "created": "2026-11-21T23:15:00Z", "command": "none",
+        "title": "Many cells", "references": None, "stand_ins": {}, "footnotes": [], "table": table, "cells": every,
+        "studies": {}, "wanted": [],
         "stages": {cell["key"]: stage(cell) for cell in every},
     }  # fmt: skip
 

@@ -2,15 +2,15 @@
 
     python -m tests.benchmarks.whole_grid_mini GRID --store DIR [--processes 2] [--out FILE]
 
-In `mini` the 108 cells of p1-table2 would train 90 pretexts in hours, so peers are not run but reckoned, in their favour:
-the stages' seconds are those that our run measured, and start-up, imports and idle processes count as nothing.
+In `mini` the 108 cells of p1-table2 would train 90 pretexts in hours, so peers are not run but reckoned, in their
+favour: the stages' seconds are those that our run measured, and start-up, imports and idle processes count as nothing.
 `tests.benchmarks.whole_grid` runs all of them, in small. DIR is the store of `run_grid GRID`, in which nothing else ran
 before. Columns:
 
     stages     that are run; `pretrains` of them (preparations and trials are among the stages)
     device-s   seconds inside the stages' functions, all together
-    wall       of ours, seconds from the begin of the first stage to the end of the last one; of the others device-s over
-               the processes, or the longest way through the graph, whichever is more: nobody can be faster
+    wall       of ours, seconds from the begin of the first stage to the end of the last one; of the others device-s
+               over the processes, or the longest way through the graph, whichever is more: nobody can be faster
     / ours     wall over ours
 """
 
