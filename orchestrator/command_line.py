@@ -58,6 +58,10 @@ def guarded(main: Callable[P, int]) -> Callable[P, int]:
             code = INCOMPLETE
         except KeyboardInterrupt:
             code = _told_of_interrupt()
+        except Exception as error:
+            if not _hides_an_interrupt(error):
+                raise
+            code = _told_of_interrupt()
         if code == INTERRUPTED:
             interrupted()
         try:
@@ -68,6 +72,15 @@ def guarded(main: Callable[P, int]) -> Callable[P, int]:
         return code
 
     return run
+
+
+def _hides_an_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: pydantic, while it builds its models, hands it on as an error of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _told_of_interrupt() -> int:

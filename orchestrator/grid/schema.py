@@ -170,8 +170,8 @@ class Table(Model):
 class Resources(Model):
     """What one stage occupies while it runs.
 
-    `gpus: auto`: where there are GPUs, a whole one for what trains for long (pretrain, trial), which fills it; for small
-    stages the share that stages like it were measured to need, at first the kind's usual.
+    `gpus: auto`: where there are GPUs, a whole one for what trains for long (pretrain, trial) and fills it; for small
+    stages the share that stages like them were measured to need, at first the kind's usual.
     """
 
     cpus: Number = Field(1.0, gt=0)

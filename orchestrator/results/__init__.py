@@ -8,10 +8,11 @@ layout.py      the table model arranged as the grid says: rows, columns, labels,
 notes.py       what stands under the table
 pages.py       a sheet with its title and notes: what each format prints
 render/        Markdown, LaTeX, CSV, HTML, terminal; templates and style sheet of the pages
-comparison.py  several sets of results: matched rows, paired differences, why versions differ (compared.py: as pages)
-overall.py     rows over all columns, every two rows compared, intervals of each cell (overall_pages.py: as pages)
+comparison.py  several sets of results: matched rows, paired differences, why versions differ (comparison_pages.py)
+overall.py     rows over all columns, every two rows compared, intervals of each cell (overall_pages.py)
 statistics/    of small numbers of seeds
 claims/        the paper's sentences as tests
+labels.py      how ids are printed
 figures.py     the files of analyses
 report/        the self-contained page
 written.py     files, whole or not at all

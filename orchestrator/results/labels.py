@@ -49,7 +49,7 @@ METRICS = {
     "train_size": "Train size",
     "test_size": "Test size",
 }
-PSEUDO_COLOURS = "pseudo-colours"  # as `orchestrator.plan.expand` has it; planning takes a while to import
+PSEUDO_COLOURS = "pseudo-colours"  # as `orchestrator.plan.datasets` has it; planning takes a while to import
 AXES = {
     "scenario": "Scenario",
     "frozen": "Encoder",

@@ -41,7 +41,7 @@ def write(store: Store, key: str, number: int, what: str, who: str) -> object:
         "lease": lambda: store.write_lease(key, number, {**holder(who), "key": key, "number": number, "beat": 1.0}),
         "artifact": lambda: store.put_artifact(key, who, "weights", content(who)),
         "commit": lambda: commit(store, key, who),
-        "failure": lambda: store.fail({"key": key, "outcome": "failed", "error": who}),
+        "failure": lambda: store.fail(records.failure(key, error=who)),
     }[what]()
 
 
@@ -87,7 +87,7 @@ def check_held(store: Store, key: str) -> None:
 
 def check_whole(store: Store, key: str, who: str) -> None:
     record = store.commits([key])[key]
-    assert record == {"key": key, "attempt": who, "artifacts": {"weights": f"artifacts/{key}/{who}/weights"}}
+    assert record == records.commit(key, attempt=who, artifacts={"weights": f"artifacts/{key}/{who}/weights"})
     assert store.artifact(record["artifacts"]["weights"]) == content(who)
 
 

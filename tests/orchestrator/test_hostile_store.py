@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import collect, gc, report, run_grid, status
+from orchestrator.command_line import guarded
 from orchestrator.grid.schema import NAME as NAME_OF_GRIDS
 from orchestrator.plan.stages import Cell
 from orchestrator.record import shape
@@ -235,3 +237,19 @@ def test_an_interrupt_is_one_line(words: str) -> None:
         assert "Traceback" not in err and process.returncode in (0, 1, 2, 130), (delay, process.returncode, err)
         if process.returncode == 130:
             assert "interrupted" in err.splitlines()[-1]
+
+
+def test_an_interrupt_that_a_library_hands_on_as_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """As pydantic does while it builds its models."""
+
+    def ending(error: Exception) -> Callable[[], int]:
+        @guarded
+        def main() -> int:
+            raise error
+
+        return main
+
+    assert ending(RuntimeError("Error building `literal` serializer:\nKeyboardInterrupt: "))() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    with pytest.raises(ValueError, match="its own"):
+        ending(ValueError("its own"))()

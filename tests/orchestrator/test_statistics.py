@@ -23,10 +23,6 @@ def row(values, *columns):
 # Against libraries
 
 
-def test_mean_and_sample_std() -> None:
-    assert spread.mean_std(A) == pytest.approx((np.mean(A), np.std(A, ddof=1), 5))
-
-
 def test_bootstrap_is_that_of_scipy() -> None:
     found = spread.bootstrap_mean(A, level=0.9, resamples=999, seed=7)
     theirs = stats.bootstrap(
@@ -105,14 +101,6 @@ def test_holm_is_that_of_statsmodels() -> None:
     assert with_gaps[0] is None and with_gaps[4] is None
 
 
-def test_all_pairs_are_corrected_together() -> None:
-    rows = {"one": row(A), "two": row(B), "three": row([a - 0.1 for a in A])}
-    found = paired.compare_all(rows)
-    assert [(c.one, c.other) for c in found] == [("one", "two"), ("one", "three"), ("two", "three")]
-    assert [c.p_holm for c in found] == paired.holm([c.p for c in found])
-    assert "Holm" in found[0].method and "Holm 1979" in found[0].source
-
-
 def test_interquartile_mean_is_the_trimmed_one_of_scipy() -> None:
     for n in (1, 2, 3, 4, 5, 7, 12, 50):
         values = np.random.default_rng(n).normal(size=n)
@@ -162,7 +150,6 @@ def test_rank_correlations_are_those_of_scipy(second: list[float]) -> None:
 
 
 def test_one_value_has_no_spread() -> None:
-    assert spread.mean_std([0.5]) == (0.5, None, 1)
     assert spread.bootstrap_mean([0.5]) is None
     single = estimates.paired([0.2])
     assert single is not None
@@ -194,7 +181,6 @@ def test_values_that_are_no_numbers_are_left_out_and_counted() -> None:
     assert found is not None
     assert (found.n, found.left_out, found.effect) == (3, 3, 2.0)
     assert estimates.paired([math.nan, None]) is None
-    assert spread.mean_std([None]) == (None, None, 0)
     assert across.interquartile_mean([math.nan]) is None
 
 

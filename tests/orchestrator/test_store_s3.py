@@ -18,6 +18,7 @@ import pytest
 
 from orchestrator.record.leases import acquire, holder
 from orchestrator.record.store import Store, StoreError, open_store
+from tests.contracts import records
 from tests.contracts.store_contract import StoreContract
 from tests.orchestrator.test_full_disk import table
 from tests.orchestrator.test_run import ROOT, TINY, environment, executed, metrics
@@ -120,9 +121,9 @@ def test_a_commit_whose_answer_is_lost_is_still_ours(lossy: type[Lossy]) -> None
     """The client asks again and is told that the record exists; were it taken for another's, its files would go."""
     store = open_store(f"s3://bucket/{uuid.uuid4().hex}")
     lossy.lose.add("a.json")
-    assert store.commit({"key": "a", "attempt": "one"}) is True
+    assert store.commit(records.commit("a", attempt="one")) is True
     assert lossy.puts.count("a.json") == 2  # the case has really happened
-    assert store.commit({"key": "a", "attempt": "two"}) is False
+    assert store.commit(records.commit("a", attempt="two")) is False
     assert store.commits(["a"])["a"]["attempt"] == "one"
 
 

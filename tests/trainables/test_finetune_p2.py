@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from trainables.context import Context, StageError
-from trainables.data import DataError, hold_out, open_dataset, split
+from trainables.data import hold_out, open_dataset, split
 from trainables.downstream.examples import load_parts
 from trainables.downstream.finetune import finetune, lengths
 from trainables.downstream.selection import Selection
@@ -167,7 +167,7 @@ def test_a_quarter_of_the_training_part_validates_and_no_evaluation_image(tmp_pa
 
 def test_too_few_images_for_a_validation_part(tmp_path):
     data = {"reader": "shapes", "options": {"count": 8, "size": 32}, "n_train": 1}
-    with pytest.raises(DataError, match="held out, but there are 1"):
+    with pytest.raises(StageError, match="held out, but there are 1"):
         finetune(spec() | {"data": data}, Context(tmp_path, tmp_path, cache_dir=tmp_path))
 
 

@@ -86,12 +86,13 @@ def changed(before, tmp_path, monkeypatch):
 
 
 PRETRAINS = {stage for stage in VERSIONS if stage.startswith("pretrain/")}
+MASK_LOSSES = {"pretrain/segmentation", "pretrain/reconstruction", "pretrain/conrec", "analysis/targets"}
 
 
 @pytest.mark.parametrize(
     ("path", "old", "new", "stages"),
     [
-        ("losses/dice.py", "return ", "return 1 * ", {"finetune", "pretrain/segmentation"}),
+        ("losses/dice.py", "return ", "return 1 * ", {"finetune", *MASK_LOSSES}),
         ("losses/ntxent.py", "return ", "return 1 * ", {"pretrain/simclr", "pretrain/conrec", "analysis/targets"}),
         ("training.py", "optimizer.step()", "optimizer.step(None)", {*PRETRAINS, "finetune", "probe"}),
         (

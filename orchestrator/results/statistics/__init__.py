@@ -1,6 +1,6 @@
 """Statistics of small numbers of seeds. Plain functions of numbers; every result names its method and the source of it.
 
-spread.py     mean, sample std, bootstrap intervals of one group
+spread.py     bootstrap intervals of one group
 estimates.py  a difference and how sure it is: over paired units, or from printed means and stds
 margins.py    one-sided tests against a margin: difference, equivalence (TOST), several at once
 paired.py     two rows over what they share, many pairs with Holm's correction

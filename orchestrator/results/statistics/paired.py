@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 from orchestrator.results.statistics.estimates import PAIRED, PAIRED_SOURCE, Estimate, paired
 from orchestrator.results.statistics.spread import Interval, bootstrap_mean, finite
@@ -67,15 +66,6 @@ def compare(one: Values, other: Values, names: tuple[str, str] = ("", ""), *, le
     estimate = paired(found.values())
     p = None if estimate is None else estimate.p_different()
     return Comparison(*names, columns, estimate, bootstrap_mean(found.values(), level=level), p)
-
-
-def compare_all(rows: Mapping[str, Values], *, level: float = 0.95) -> list[Comparison]:
-    """Every two rows, with p values adjusted over all of them."""
-    found = [compare(rows[a], rows[b], (a, b), level=level) for a, b in combinations(rows, 2)]
-    return [
-        Comparison(c.one, c.other, c.columns, c.estimate, c.bootstrap, c.p, adjusted)
-        for c, adjusted in zip(found, holm([c.p for c in found]), strict=True)
-    ]
 
 
 def _columns(row: Values) -> set[tuple[Hashable, Hashable]]:

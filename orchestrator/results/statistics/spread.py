@@ -32,14 +32,6 @@ def finite(values: Iterable[float | None]) -> list[float]:
     return [float(v) for v in values if v is not None and math.isfinite(v)]
 
 
-def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
-    """Mean, sample standard deviation (ddof = 1) and the number of values; std is None below two, mean below one."""
-    there = finite(values)
-    if not there:
-        return None, None, 0
-    return float(np.mean(there)), float(np.std(there, ddof=1)) if len(there) > 1 else None, len(there)
-
-
 def bootstrap_mean(
     values: Iterable[float | None], *, level: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Interval | None:
