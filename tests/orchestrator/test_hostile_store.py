@@ -234,6 +234,8 @@ def test_an_interrupt_is_one_line(words: str) -> None:
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         err = process.communicate()[1]
+        if ("Traceback" in err or process.returncode < 0) and str(ROOT) not in err:
+            continue  # on a busy machine: Python itself was still starting
         assert "Traceback" not in err and process.returncode in (0, 1, 2, 130), (delay, process.returncode, err)
         if process.returncode == 130:
             assert "interrupted" in err.splitlines()[-1]
