@@ -104,7 +104,8 @@ def fill(root: Path, stages: list[Any]) -> None:
     folder = root / "commits"
     folder.mkdir(parents=True)
     for stage in stages:
-        record = {**stage.record(), "outcome": "succeeded", "seconds": 1.0, "metrics": {"dice": 0.5}, "facts": {}}
+        ended = {"outcome": "succeeded", "seconds": 1.0, "metrics": {"dice": 0.5}, "facts": {}, "artifacts": {}}
+        record = {**stage.record(), **ended}
         (folder / f"{stage.key}.json").write_text(json.dumps(record))
 
 
