@@ -258,6 +258,7 @@ def test_a_second_ctrl_c_ends_at_once_and_loses_nothing_that_was_finished(tmp_pa
     process = slowly(folder, 60, "--set", "finetune.steps=3000")
     store = open_store(str(folder), create=True)
     wait_until(lambda: len(store.finished()) >= 1, process)
+    time.sleep(2)  # the driver has heard of it, so that there is something to write
     before = store.commits(store.finished())
     process.send_signal(signal.SIGINT)  # then it waits for MLflow
     time.sleep(5)
