@@ -9,9 +9,8 @@ from typing import Any
 
 from orchestrator.grid.schema import Tune
 from trainables.data import Listing
+from trainables.data.suited import LEAST_IMAGES, held_out, suited
 from trainables.settings import PRETEXT_SETTINGS
-
-LEAST_IMAGES = 2  # as in `trainables.pretexts.pretrain`, whose rules are repeated here without torch
 
 
 def steps_of(dials: Mapping[str, Any], images: int) -> int:
@@ -27,19 +26,14 @@ def steps_of(dials: Mapping[str, Any], images: int) -> int:
 
 def seen_by(pretext: Mapping[str, Any], listing: Listing) -> int:
     """How many images of a dataset a pretext sees: those with the mask or label that it needs."""
-    needs = PRETEXT_SETTINGS[pretext["method"]].needs
-    return sum(
-        not ("masks" in needs and listing.masks[number] is None)
-        and not ("labels" in needs and listing.labels[number] is None)
-        for number in listing.pretrain
-    )
+    return len(suited(listing, PRETEXT_SETTINGS[pretext["method"]].needs))
 
 
 def trained_on(pretext: Mapping[str, Any], pretrain: Mapping[str, Any], images: int) -> int:
     """How many of the images that a pretext sees train it; the others are held out for its validation."""
     share = pretext.get("validation_share")
     wanted = min(pretrain["validation_images"], images // 10) if share is None else round(share * images)
-    return images - min(max(LEAST_IMAGES, wanted), images - LEAST_IMAGES) if images > LEAST_IMAGES else 0
+    return images - held_out(images, wanted) if images > LEAST_IMAGES else 0
 
 
 def in_steps(pretext: Mapping[str, Any], pretrain: Mapping[str, Any], listing: Listing | None) -> dict[str, Any]:

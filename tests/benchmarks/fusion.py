@@ -213,8 +213,9 @@ def operations_per_step(options: argparse.Namespace) -> float:
     """Of convolutions and their gradients, for one cell."""
     device, asked = torch.device(options.device), spec(options, 0)
     network = build_network(parse_network(asked["network"]), 1)
-    place(network, device)
-    apply_backend(network, parse(BackendSettings, asked["backend"]), device)
+    backend = parse(BackendSettings, asked["backend"])
+    place(network, device, backend.precision)
+    apply_backend(network, backend, device)
     images = torch.rand(options.batch, 3, options.size, options.size, device=device)
     masks = torch.zeros(options.batch, options.size, options.size, dtype=torch.uint8, device=device)
     with FlopCounterMode(display=False) as counter:

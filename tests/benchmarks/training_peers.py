@@ -161,7 +161,7 @@ def byol_pytorch(setup: Setup, work: str, workers: int) -> Peer:
         projection_hidden_size=settings.hidden, moving_average_decay=settings.momentum,
         use_simplicial_embeddings=False,
     )  # fmt: skip
-    place(learner, setup.device)
+    place(learner, setup.device, setup.backend.get("precision", "float32"))
     learner.train()
     trained = [p for p in learner.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4)

@@ -127,12 +127,11 @@ def new_model(setup: Setup, work: str) -> Model:
     if work == "finetune":
         module = build_network(network, out_channels=1)
         dials: Any = parse(FinetuneSettings, spec["finetune"])
-        place(module, setup.device)
     else:
         classes = {"segmentation": 2, "classification": 3}.get(work, 0)
         module = build_pretext(parse_pretext(spec["pretext"]), network, classes)
         dials = parse(PretrainSettings, spec["pretrain"])
-        place(module, setup.device, backend.precision)
+    place(module, setup.device, backend.precision)
     apply_backend(module, backend, setup.device)
     module.train()
     after_step = module.after_step if isinstance(module, Pretext) else lambda: None

@@ -202,7 +202,9 @@ def test_channels_come_last_on_a_cpu_and_in_bfloat16(device, precision, last):
     kept = {name: t.clone() for name, t in network.state_dict().items()}
     place(network, device, precision)
     place(volumes, device, precision)
-    kernels = [p for p in network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    fused = FusedNetwork([small(), small()], device, precision)
+    every = [*network.parameters(), *fused.parameters()]
+    kernels = [p for p in every if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) is last for p in kernels)
     assert all(p.is_contiguous() for p in volumes.parameters())
     if device == CPU:

@@ -173,7 +173,7 @@ def test_adam_in_float32_is_as_near_as_the_cell_itself_in_another_layout(context
     specs = [spec(seed, 5, steps=20, report_every=20) for seed in range(3)]
     expected = alone(specs, contexts(specs, "alone"))
     found = finetune_fused(specs, contexts(specs, "fused"))
-    monkeypatch.setattr(stage, "place", lambda module, device: module.to(device))
+    monkeypatch.setattr(stage, "place", lambda module, device, precision: module.to(device))
     moved = alone(specs, contexts(specs, "moved"))
 
     def mean(results):

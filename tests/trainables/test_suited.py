@@ -8,8 +8,7 @@ from PIL import Image
 
 from trainables.context import Context, StageError
 from trainables.data import Listing, open_dataset
-from trainables.data.suited import class_count, suited, why_not_prepared, why_not_pretrained
-from trainables.pretexts.pretrain import LEAST_IMAGES
+from trainables.data.suited import LEAST_IMAGES, class_count, suited, why_not_prepared, why_not_pretrained
 from trainables.pretexts.samples import load_samples
 
 MASKS, LABELS = frozenset({"masks"}), frozenset({"labels"})

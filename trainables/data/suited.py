@@ -10,7 +10,7 @@ from typing import Any
 
 from trainables.data.listing import Listing
 
-LEAST_IMAGES = 4  # two for training and two for validation: an image alone has nothing to be contrasted with
+LEAST_IMAGES = 2  # for training and for validation: an image alone has nothing to be contrasted with
 TARGETS = {"masks": "masks", "labels": "image labels", "colored": "colorised images", "cubes": "cubes"}
 
 
@@ -24,6 +24,11 @@ def suited(listing: Listing, needs: Collection[str]) -> tuple[int, ...]:
     )
 
 
+def held_out(images: int, wanted: int) -> int:
+    """How many of `images` validate where `wanted` shall: both parts have at least LEAST_IMAGES."""
+    return min(max(LEAST_IMAGES, wanted), images - LEAST_IMAGES)
+
+
 def class_count(listing: Listing, needs: Collection[str]) -> int:
     """How many classes the masks have, else the labels; 0 where neither is needed."""
     if "masks" in needs:
@@ -33,7 +38,7 @@ def class_count(listing: Listing, needs: Collection[str]) -> int:
 
 
 def too_little(
-    source: str, place: str, images: int, classes: int, needs: Collection[str], least: int = LEAST_IMAGES
+    source: str, place: str, images: int, classes: int, needs: Collection[str], least: int = 2 * LEAST_IMAGES
 ) -> str | None:
     """Why so many images of so many classes are not enough to pretrain on; None where they are.
 
@@ -94,7 +99,7 @@ def _why_not_made(source: str, listing: Listing, kind: str) -> str | None:
 def _too_few_volumes(source: str, listing: Listing, cubes: int) -> str | None:
     """Volumes come in two parts. A scan gives up to `cubes` cubes, any other volume is one."""
     held = set(listing.validation)
-    volumes, least = (len(set(listing.pretrain) - held), len(held)), LEAST_IMAGES // 2
+    volumes, least = (len(set(listing.pretrain) - held), len(held)), LEAST_IMAGES
     if min(volumes) * (cubes if listing.kind == "scans" else 1) >= least:
         return None
     return (

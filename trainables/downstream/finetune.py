@@ -54,7 +54,7 @@ def finetune(spec: Mapping[str, Any], context: Context) -> Result:
     require_input_size(network, settings.input_size)
     parts = load_parts(spec["data"], settings, seed, context, validate=wanted(settings))
     require_fit(network, parts.training, spec)
-    place(network, context.device)
+    place(network, context.device, backend.precision)
     apply_backend(network, backend, context.device)
     optimizer = make_optimizer(settings, network)
     steps, report_every = lengths(settings, len(parts.training))

@@ -149,8 +149,9 @@ class _Batch:
 
 def _fuse(cells: Sequence[Cell], device: torch.device) -> FusedNetwork:
     """The networks of `cells` as one that computes as their backend says."""
-    network = FusedNetwork([cell.network for cell in cells], device)
-    apply_backend(network, parse(BackendSettings, cells[0].spec.get("backend", {})), device)
+    backend = parse(BackendSettings, cells[0].spec.get("backend", {}))
+    network = FusedNetwork([cell.network for cell in cells], device, backend.precision)
+    apply_backend(network, backend, device)
     return network
 
 

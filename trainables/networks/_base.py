@@ -93,9 +93,13 @@ def place(module: nn.Module, device: torch.device, precision: str = "float32") -
         precision: of the backend.
     """
     module.to(device)
-    fastest = device.type == "cpu" or precision == "bfloat16"
-    if fastest and not takes_volumes(module):
+    if channels_come_last(module, device, precision):
         module.to(memory_format=torch.channels_last)
+
+
+def channels_come_last(module: nn.Module, device: torch.device, precision: str) -> bool:
+    """Whether `place` gives this layout."""
+    return (device.type == "cpu" or precision == "bfloat16") and not takes_volumes(module)
 
 
 def takes_volumes(module: nn.Module) -> bool:

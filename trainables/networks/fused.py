@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from trainables.networks._base import SegmentationNetwork, place
+from trainables.networks._base import SegmentationNetwork, channels_come_last, place
 
 # A network whose operations treat channels apart, or stand here, can be fused; a test tries each.
 MULTIPLIED = ("groups", "heads")  # what a layer of the fused network has K times as many of
@@ -29,11 +29,14 @@ class FusedNetwork(nn.Module):
 
     Args:
         networks: of one architecture; frozen encoders in all or in none.
+        precision: of the backend; it decides the layout in memory (`place`).
 
     `body` has the names of any of them, for tensors joined along their first dimension (counters: [K]).
     """
 
-    def __init__(self, networks: Sequence[SegmentationNetwork], device: torch.device) -> None:
+    def __init__(
+        self, networks: Sequence[SegmentationNetwork], device: torch.device, precision: str = "float32"
+    ) -> None:
         super().__init__()
         self.cells = len(networks)
         self.body = copy.deepcopy(networks[0])
@@ -41,10 +44,11 @@ class FusedNetwork(nn.Module):
             _join(module, originals)
         self._states: list[Tensor] = []
         drops = {name: m.p for name, m in self.body.named_modules() if isinstance(m, nn.Dropout) and m.p > 0}
+        layout = torch.channels_last if channels_come_last(self.body, device, precision) else torch.contiguous_format
         for name, p in drops.items():
-            self.body.set_submodule(name, _Dropout(p, self._states))
+            self.body.set_submodule(name, _Dropout(p, self._states, layout))
         self._drops = bool(drops)
-        place(self.body, device)
+        place(self.body, device, precision)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [K, N, out_channels, H, W] of the cells' own images [K, N, 3, H, W]."""
@@ -116,21 +120,22 @@ class _CellByCell(TorchFunctionMode):
 
 
 class _Dropout(nn.Module):
-    """Dropout with the draws that each cell would make alone: `states` are those of torch's generator for each."""
+    """Dropout with the draws that each cell would make alone: `states` are those of torch's generator for each.
 
-    def __init__(self, p: float, states: list[Tensor]) -> None:
+    Draws follow the layout in memory, which is the one that `place` gives.
+    """
+
+    def __init__(self, p: float, states: list[Tensor], layout: torch.memory_format) -> None:
         super().__init__()
-        self.p, self.states = p, states
+        self.p, self.states, self.layout = p, states, layout
 
     def forward(self, maps: Tensor) -> Tensor:
         if not self.training:
             return maps
-        # Draws follow the layout in memory, which is the one that `place` gives.
-        on_cpu, dropped = maps.device.type == "cpu" and maps.ndim == 4, []
+        dropped = []
         for cell, part in enumerate(maps.chunk(len(self.states), dim=1)):
-            part = part.contiguous(memory_format=torch.channels_last if on_cpu else torch.contiguous_format)
             _set_state(self.states[cell], maps.device)
-            dropped.append(F.dropout(part, self.p))
+            dropped.append(F.dropout(part.contiguous(memory_format=self.layout), self.p))
             self.states[cell] = _state(maps.device)
         return torch.stack(dropped, dim=1).flatten(1, 2)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.context import Context, Result, StageError
+from trainables.data.suited import LEAST_IMAGES, held_out
 from trainables.networks import place
 from trainables.numeric import apply_backend
 from trainables.pretexts import Pretext, build_pretext
@@ -28,9 +29,6 @@ from trainables.settings import (
     parse_pretext,
 )
 from trainables.training import make_optimizer, train, use_backend
-
-LEAST_IMAGES = 2  # for training and for validation: an image alone has nothing to be contrasted with
-
 
 Measure = Callable[[int, Pretext, dict[str, float]], dict[str, float]]
 
@@ -177,9 +175,9 @@ def _parts(samples: Samples, method: PretextSettings, settings: PretrainSettings
 
 def _hold_out(count: int, wanted: int, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers for training and for validation, each at least what a contrast needs."""
-    held_out = min(max(LEAST_IMAGES, wanted), count - LEAST_IMAGES)
+    first = held_out(count, wanted)
     order = torch.randperm(count, generator=generator(seed, "validation"))
-    return order[held_out:].sort().values, order[:held_out].sort().values
+    return order[first:].sort().values, order[:first].sort().values
 
 
 def _loss(
