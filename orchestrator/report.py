@@ -56,8 +56,8 @@ def report(args: argparse.Namespace) -> int:
 
 def _log(args: argparse.Namespace, found: Collected, uri: str, page: str) -> list[str]:
     """Put the table into MLflow, where its cells are; what went wrong, as one message."""
+    from orchestrator.record.mlflow_connection import TrackingError
     from orchestrator.record.summary_run import log_summary
-    from orchestrator.record.tracking import TrackingError
     from orchestrator.results.written import table_files
 
     if args.no_mlflow or not found.runs:

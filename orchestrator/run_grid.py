@@ -99,8 +99,8 @@ def _refusals() -> tuple[type[Exception], ...]:
     """What ends a run with its message."""
     from orchestrator.execute.preparation import CannotRun
     from orchestrator.grid.errors import GridError
+    from orchestrator.record.mlflow_connection import TrackingError
     from orchestrator.record.store import StoreError
-    from orchestrator.record.tracking import TrackingError
     from orchestrator.results import ResultsError
     from trainables.data import WrongRequest
 
@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     from orchestrator.execute.preparation import compare, examined, refuse_bad_data, unfold
     from orchestrator.look_rounds import Rounds, merged
     from orchestrator.plan.build import new_plan_id
-    from orchestrator.record.tracking import tracking_address
+    from orchestrator.record.mlflow_connection import tracking_address
 
     requests = _requests(args)
     store = _open(args)
@@ -258,7 +258,7 @@ def _execute(
     from orchestrator.execute.outcome import ClusterError, Job
     from orchestrator.execute.summary import headline
     from orchestrator.execute.view import LineView, LiveView
-    from orchestrator.record.tracking import TrackingError
+    from orchestrator.record.mlflow_connection import TrackingError
 
     run = requests[0].grid.run
     job = Job(

@@ -37,8 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def answered(act: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """The exit code of `act`; a request that cannot be met is one message, without passwords."""
     from orchestrator.record.cell_reader import many_objects
+    from orchestrator.record.mlflow_connection import TrackingError
     from orchestrator.record.store import StoreError
-    from orchestrator.record.tracking import TrackingError
     from orchestrator.results import ResultsError
 
     try:
@@ -77,7 +77,7 @@ def tracking_uri(args: argparse.Namespace, store: Store) -> str:
     Raises:
         TrackingError: its address is none.
     """
-    from orchestrator.record.tracking import tracking_address
+    from orchestrator.record.mlflow_connection import tracking_address
 
     return tracking_address(args.tracking_uri, store.folder)
 

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 def _export(args: argparse.Namespace, store: Store, console: Console) -> int:
     from orchestrator.execute.state import Unknown
     from orchestrator.record.export import ExportError, fetch, require_empty, write
-    from orchestrator.record.tracking import TrackingError, tracking_address
+    from orchestrator.record.mlflow_connection import TrackingError, tracking_address
 
     folder, uri, run_id, version = Path(args.export[1]), "", "", None
     try:
@@ -111,8 +111,9 @@ def _export(args: argparse.Namespace, store: Store, console: Console) -> int:
 def _sync(args: argparse.Namespace, store: Store, console: Console) -> int:
     from orchestrator.execute.state import Unknown
     from orchestrator.execute.trials import settled
+    from orchestrator.record.mlflow_connection import TrackingError, tracking_address
     from orchestrator.record.reconcile import sync
-    from orchestrator.record.tracking import Tracker, TrackingError, tracking_address
+    from orchestrator.record.tracking import Tracker
 
     try:
         uri = tracking_address(args.tracking_uri, store.folder)

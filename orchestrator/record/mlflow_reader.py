@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.record.tracking import PREFIX, TrackingError, first_line
+from orchestrator.record.mlflow_connection import TrackingError, first_line
+from orchestrator.record.tracking import PREFIX
 
 Ask = Callable[[str, Mapping[str, Any]], Sequence[Any]]
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

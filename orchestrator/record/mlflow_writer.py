@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from orchestrator.record.tracking import Logged, Tracker, ending_of, first_line
+from orchestrator.record.mlflow_connection import first_line
+from orchestrator.record.tracking import Logged, Tracker, ending_of
 
 Record = Mapping[str, Any]
 MANY = 50  # runs that are asked for one by one at the end; more are listed with all others

@@ -10,7 +10,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 
-from orchestrator.record.tracking import PREFIX, TrackingError, first_line, run_ids
+from orchestrator.record.mlflow_connection import TrackingError, first_line
+from orchestrator.record.tracking import PREFIX, run_ids
 
 FOLDER = "export"  # within the artifacts of the stage's run
 

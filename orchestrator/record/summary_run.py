@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.record.tracking import PREFIX, Tracker, TrackingError, first_line
+from orchestrator.record.mlflow_connection import TrackingError, first_line
+from orchestrator.record.tracking import PREFIX, Tracker
 
 LONGEST_NOTE = 5000  # characters that MLflow keeps of a tag in every database
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from orchestrator.plan.diff import standing
 from orchestrator.record.cell_reader import profiles_of, read_results
+from orchestrator.record.mlflow_connection import TrackingError
 from orchestrator.record.mlflow_reader import TrackedRun, read_runs, read_tracked
 from orchestrator.record.store import Store
-from orchestrator.record.tracking import TrackingError
 from orchestrator.results import ResultsError
 from orchestrator.results.cells import CELL_AXES, STATUSES, tidy
 from orchestrator.results.references import load

@@ -12,9 +12,10 @@ import pytest
 from orchestrator import collect
 from orchestrator.record import cell_reader
 from orchestrator.record.cell_reader import load_plan, profiles_of, read_results
+from orchestrator.record.mlflow_connection import TrackingError
 from orchestrator.record.mlflow_reader import is_database, read_runs, read_tracked
 from orchestrator.record.store import Store, StoreError, open_store
-from orchestrator.record.tracking import PREFIX, Tracker, TrackingError
+from orchestrator.record.tracking import PREFIX, Tracker
 from tests.benchmarks import made_up_store
 from tests.orchestrator.results_made_up import commit, plan
 

@@ -126,7 +126,8 @@ def store_of(job: Job) -> Store:
 
 
 def test_each_cell_commits_on_its_own_with_its_part_of_the_time(job: Job) -> None:
-    cells = [cell(f"c{n}", seed=n, n_train=5 + n) for n in range(3)]
+    gentle = {"optimizer": "sgd", "learning_rate": 1e-3, "momentum": 0.0}  # does not multiply the last digits
+    cells = [cell(f"c{n}", seed=n, n_train=5 + n, **gentle) for n in range(3)]
     began = time.time()
     outcomes = run_fused([(stage, 0) for stage in cells], job)
     passed = time.time() - began
@@ -137,9 +138,10 @@ def test_each_cell_commits_on_its_own_with_its_part_of_the_time(job: Job) -> Non
     assert [commits[stage.key]["facts"]["n_train"] for stage in cells] == [5, 6, 7]
     for stage in cells:
         alone = run_stage(stage, replace(job, again=True))
-        assert commits[stage.key]["metrics"]["dice"] == pytest.approx(alone.metrics["dice"], abs=1e-3)
+        assert commits[stage.key]["metrics"]["dice"] == pytest.approx(alone.metrics["dice"], abs=1e-4)
         history = json.loads(store_of(job).artifact(commits[stage.key]["artifacts"]["history"]))
         assert [point["step"] for point in history] == [0, 3, 6]
+    assert len({round(commits[stage.key]["metrics"]["dice"], 3) for stage in cells}) == 3
     again = run_fused([(stage, 0) for stage in cells], job)
     assert not any(outcome.executed for outcome in again)
 

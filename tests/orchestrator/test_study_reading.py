@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 
 from orchestrator import collect, gc, status
+from orchestrator.record.mlflow_connection import default_uri
 from orchestrator.record.store import Store, open_store
-from orchestrator.record.tracking import default_uri, run_ids
+from orchestrator.record.tracking import run_ids
 from tests.orchestrator.study_runs import TINY, tuned
 from tests.orchestrator.test_run import ROOT, environment
 

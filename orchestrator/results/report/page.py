@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from orchestrator.passwords import without_passwords
 from orchestrator.record.cell_reader import read_results
+from orchestrator.record.mlflow_connection import TrackingError
 from orchestrator.record.mlflow_reader import TrackedRun, read_runs
-from orchestrator.record.tracking import TrackingError
 from orchestrator.results.collected import Collected
 from orchestrator.results.comparison_pages import p_text
 from orchestrator.results.labels import value_label
