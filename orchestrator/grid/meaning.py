@@ -75,6 +75,9 @@ def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
             yield GridError(f"{place}: pretexts.{name}.pretrain: expected a mapping (key: value), but got {dials!r}")
             return
         yield from section_faults(PretrainSettings, {**grid.pretrain, **dials}, source, ("pretexts", name, "pretrain"))
+        if "init" in entry and (problem := _why_no_start(grid, entry["init"])):
+            yield GridError(f"{source.place(('pretexts', name, 'init'))}: pretexts.{name}.init: {problem}")
+            return
         if "prepare" in entry:
             yield from _prepare(entry["prepare"], source, ("pretexts", name, "prepare"))
         if "tune" in entry:
@@ -92,6 +95,16 @@ def _pretexts(grid: Grid, source: Source) -> Iterator[GridError]:
                 f"{place}: rows.{number}.scenario: seg-enc-dec takes over a decoder, but {method} trains none; "
                 "expected cls-enc, or another pretext"
             )
+
+
+def _why_no_start(grid: Grid, asked: Any) -> str | None:
+    """Why a pretraining cannot start from the weights that it names; None where it can."""
+    known = [name for name, entry in grid.pretexts.items() if entry.get("method") == "imported"]
+    if asked in known:
+        return None
+    if known:
+        return f"no imported weights {asked!r}; {near(str(asked), known)}"
+    return f"no imported weights {asked!r}; add them, as pretexts: {{NAME: {{method: imported, format: FORMAT}}}}"
 
 
 def _prepare(entry: Any, source: Source, path: Path_) -> Iterator[GridError]:

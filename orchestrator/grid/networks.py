@@ -136,6 +136,8 @@ class _Training:
         own = ("pretexts", pretext)
         if problem := why_not_fed(cls, method, prepare["kind"] if prepare else None):
             yield self.fault((*own, "prepare") if prepare else path, problem)
+        if "init" in entry:
+            yield from self._imported(self.grid.pretexts[entry["init"]]["format"], (*own, "init"))
         dials = entry.get("pretrain", {})
         place = (*own, "pretrain") if "input_size" in dials else ("pretrain",)
         yield from self.sized("pretrain", {**self.grid.pretrain, **dials}, place, SMALLEST.get(method, 1))

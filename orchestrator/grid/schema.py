@@ -93,7 +93,7 @@ Selections = Annotated[list[Cells], BeforeValidator(_one_or_more), Field(min_len
 
 
 # Of a pretext's entry in a grid, what is no dial of the method itself.
-PRETEXT_SECTIONS = ("pretrain", "tune", "prepare")
+PRETEXT_SECTIONS = ("pretrain", "tune", "prepare", "init")
 
 
 class Row(Model):

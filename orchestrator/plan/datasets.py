@@ -60,9 +60,11 @@ def datasets_of(grid: Grid) -> list[str]:
 
 
 def pretexts_of(grid: Grid) -> list[str]:
-    """The pretexts of a grid's rows and analyses, each once."""
-    used = [row.pretext for row in grid.rows] + [pretext for pretext, _ in _of_analyses(grid)]
-    return list(dict.fromkeys(pretext for pretext in used if pretext is not None))
+    """The pretexts of a grid's rows and analyses, and the weights that these start from, each once."""
+    asked = [row.pretext for row in grid.rows] + [pretext for pretext, _ in _of_analyses(grid)]
+    used = [pretext for pretext in asked if pretext is not None]
+    starts = [start for pretext in used if (start := start_of(grid, pretext)) is not None]
+    return list(dict.fromkeys(used + starts))
 
 
 def _of_analyses(grid: Grid) -> list[tuple[str | None, str]]:
@@ -94,6 +96,12 @@ def imported(grid: Grid, pretext: str) -> bool:
 def import_of(grid: Grid, pretext: str) -> Import:
     """The file that a grid takes a pretext's weights from."""
     return Import.model_validate(grid.pretexts[pretext])
+
+
+def start_of(grid: Grid, pretext: str) -> str | None:
+    """The imported weights that a pretext's encoder starts from; None: it starts at random."""
+    start = grid.pretexts.get(pretext, {}).get("init")
+    return None if start is None else str(start)
 
 
 def colorizer_of(grid: Grid, pretext: str) -> str | None:

@@ -18,6 +18,7 @@ from orchestrator.plan.datasets import (
     import_of,
     imported,
     stand_in,
+    start_of,
     tune_of,
     tuned,
     weights_file,
@@ -97,6 +98,9 @@ class Pretexts:
             parents, spec["data"] = {"data": prepared.key}, {**self.data[source], "prepared": True}
         else:
             blocked = facts.why_not_pretrained(needs)
+        if (start := start_of(self.grid, pretext)) is not None:
+            weights = self.of(start, start, network)
+            blocked, spec["init"], parents["init"] = blocked or weights.blocked, True, weights.key
         if tuned(self.grid, pretext):
             study = self._study(tune_of(self.grid, pretext), spec, parents, source, name, labels, blocked)
             return self.studies.setdefault(study.key, study)
