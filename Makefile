@@ -98,7 +98,7 @@ secrets: ## random secrets for docker/compose.yaml, where there are none yet
 	docker/make-secrets.sh docker/secrets
 
 lock: ## write constraints.txt from the present environment
-	$(UV) pip freeze -p $(PY) --exclude-editable > constraints.txt
+	$(UV) pip freeze -p $(PY) --exclude-editable | LC_ALL=C sort > constraints.txt
 
 clean:
 	rm -rf $(VENV) .uv runs results .mypy_cache .ruff_cache

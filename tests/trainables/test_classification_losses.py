@@ -102,31 +102,6 @@ def test_a_classifier_is_built_again_from_its_weights(loss, classes):
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradcam_of_two_logits_equals_captum():
-    attr = pytest.importorskip("captum.attr", reason="captum (extra peers) is not installed")
-    seed_everything(0, "init")
-    model = build_pretext(ClassificationSettings(loss="cross-entropy"), NARROW, 2).eval()
-
-    class Whole(nn.Module):
-        """captum hooks layers that give one tensor."""
-
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, images):
-            return model.logits(images)
-
-    images, targets = torch.rand(3, 3, 32, 32), torch.tensor([1, 1, 0])
-    theirs = attr.LayerGradCam(Whole(), model.encoder.blocks[-1]).attribute(
-        images, target=targets, relu_attributions=True
-    )
-    with torch.no_grad():
-        features = model.encoder(images)[-1]
-    ours, _ = grad_cam(features, lambda e: model.pretext["classifier"](model.pretext["pooling"](e)), targets)
-    assert torch.allclose(ours, theirs[:, 0].detach(), atol=1e-7)
-
-
 @pytest.mark.parametrize(("loss", "classes"), [("cross-entropy", 2), ("binary", 2), ("binary", 3)])
 def test_the_analysis_takes_what_each_loss_has_trained(tmp_path, loss, classes):
     """Of two classes the maps are those of the second one, of more each image's own."""

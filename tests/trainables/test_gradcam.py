@@ -50,11 +50,14 @@ def test_weights_are_the_derivatives_of_the_chosen_logit():
     assert torch.allclose(maps, expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("classes", [2, 4])
-def test_equals_captum(classes):
+@pytest.mark.parametrize(
+    ("loss", "targets"), [("by-classes", [0, 0, 0]), ("by-classes", [3, 0, 1]), ("cross-entropy", [1, 1, 0])]
+)
+def test_equals_captum(loss, targets):
     attr = pytest.importorskip("captum.attr", reason="captum (extra peers) is not installed")
     seed_everything(0, "init")
-    model = Classification(ClassificationSettings(), NetworkSettings(width=4), classes).eval()
+    classes, targets = 4 if max(targets) > 1 else 2, torch.tensor(targets)
+    model = Classification(ClassificationSettings(loss=loss), NetworkSettings(width=4), classes).eval()
 
     class Whole(nn.Module):
         """captum hooks layers that give one tensor."""
@@ -67,7 +70,6 @@ def test_equals_captum(classes):
             return model.logits(images)
 
     images = torch.rand(3, 3, 32, 32)
-    targets = torch.tensor([0, 0, 0] if classes == 2 else [3, 0, 1])
     theirs = attr.LayerGradCam(Whole(), model.encoder.blocks[-1]).attribute(
         images, target=targets, relu_attributions=True
     )
