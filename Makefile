@@ -14,7 +14,7 @@ UV_PIN := uv==0.13.9
 PREFIX ?= /opt/transfergrid
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo test test-grids test-durable chaos check lock digests clean bench bench-augmentation bench-sasa bench-tuning bench-looks
+.PHONY: setup demo test test-slow test-grids test-durable chaos check lock digests clean bench bench-augmentation bench-sasa bench-tuning bench-looks
 .PHONY: test-cluster test-cluster-faults image-dependencies image-package image secrets bench-nodes
 
 setup: $(VENV)/.installed
@@ -37,7 +37,11 @@ demo: setup
 # Two processes, each on one core; a test file stays in one of them.
 test: export OMP_NUM_THREADS := 1
 test: setup
-	$(PY) -m pytest -n $(TESTERS) --dist loadfile -m 'not durable and not cluster and not grids'
+	$(PY) -m pytest -n $(TESTERS) --dist loadfile -m 'not slow and not durable and not cluster and not grids'
+
+test-slow: export OMP_NUM_THREADS := 1
+test-slow: setup ## compilations and whole runs, half a minute each
+	$(PY) -m pytest -n $(TESTERS) --dist load -m slow
 
 test-grids: setup ## every built-in grid with --profile smoke, through Ray
 	$(PY) -m pytest -m grids -s tests/grids

@@ -51,6 +51,7 @@ def test_one_line_changes_one_row_and_nothing_else(changed: tuple[Path, tuple[st
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_the_changed_row_runs(changed: tuple[Path, tuple[str, str]], tmp_path: Path) -> None:
     path, (method, network) = changed
     store = tmp_path / "runs"

@@ -211,6 +211,7 @@ def test_who_loses_a_lease_leaves_the_others(job: Job, monkeypatch: pytest.Monke
 # Whole runs ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_trains_cells_as_one_and_finds_what_it_finds_alone(tmp_path: Path) -> None:
     some = ["--only", "fraction=0.2", "--only", "scenario=random-init", "--only", "scenario=seg-enc"]
     totals = run(tmp_path / "alone", *some, "--executor", "inline")

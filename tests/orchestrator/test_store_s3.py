@@ -155,6 +155,7 @@ def test_a_server_that_does_not_answer_is_one_message(endpoint: str, monkeypatch
 
 
 @pytest.mark.usefixtures("endpoint")
+@pytest.mark.slow
 def test_a_grid_runs_on_s3_and_is_reused(tmp_path: Path) -> None:
     """Through the environment alone; equal to a local store digit for digit."""
     uri = f"s3://bucket/{uuid.uuid4().hex}/runs"

@@ -106,6 +106,7 @@ def test_the_plan_has_the_rows_of_the_paper_and_vanilla_conrec(shared_data: Path
     assert paper["seg-enc-dec", "ConRec (1 task)", 0.2] == "94.8 ± 0.1"
 
 
+@pytest.mark.slow
 def test_in_pieces_with_kills_on_a_bare_machine_it_is_the_same_table(bare: dict[str, str], tmp_path: Path) -> None:
     rows = ("model=SimCLR", "model=ConRec (1 task)")
     plan = written_plan(tmp_path, *rows, "fraction=0.01", "seed=0", pretrain_steps=24, finetune_steps=8)
@@ -207,6 +208,7 @@ for name, words in json.loads(sys.argv[1]).items():
 """
 
 
+@pytest.mark.slow
 def test_the_benchmarks_for_a_gpu_need_no_more_than_torch(bare: dict[str, str]) -> None:
     words = [sys.executable, "-c", CODE, json.dumps(TINY_RUNS)]
     done = subprocess.run(words, cwd=ROOT, env=bare, capture_output=True, text=True)

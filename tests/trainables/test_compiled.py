@@ -20,6 +20,7 @@ from trainables.settings import BackendSettings, parse_pretext
 from trainables.settings.fusing import why_not_fused
 
 __all__ = ["context"]  # a fixture
+pytestmark = pytest.mark.slow
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (g++)")
 
 
