@@ -44,9 +44,8 @@ def _most_urgent(controller: Any, trial: Any) -> Any:
         return trial
     waiting = (controller._pending_trials & controller._staged_trials) - controller._resetting_trials
     waiting = {t for t in waiting if t.placement_group_factory == shape}
-    in_order = {trial: None} | dict.fromkeys(controller._pending_trials_list)
-    ready = [t for t in in_order if t in waiting and not _comes_up(controller, t)]
-    return max(ready, key=lambda t: float(t.config["urgency"]), default=trial)
+    ready = [t for t in waiting if not _comes_up(controller, t)]  # `_pending_trials_list` lacks those that are staged
+    return max(ready, key=lambda t: (float(t.config["urgency"]), t is trial), default=trial)
 
 
 def _comes_up(controller: Any, trial: Any) -> bool:
