@@ -1,7 +1,7 @@
 """How costs grow: a training step with batch and image size, a grid with cells and workers, memory with cells.
 
     python -m tests.benchmarks.growth [--only steps grids memory] [--works finetune simclr] [--batches 4 8 16 32 64]
-        [--sizes 32 64 128] [--cells 12 36 108] [--memory-cells 1000] [--repeats 3] [--seconds 0.2] [--out FILE]
+        [--sizes 32 64 128] [--cells 12 36 72] [--memory-cells 1000] [--repeats 3] [--seconds 0.2] [--out FILE]
 
 Table 1, one core: milliseconds of a training step of the stage's own function (as `ours` in
 `tests.benchmarks.training_step`) and of the limit (model, loss and optimiser on ready-made views), for each batch at
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8, help="of the network in the first table")
     parser.add_argument("--repeats", type=int, default=3, help="of the first table")
     parser.add_argument("--seconds", type=float, default=0.2, help="of each measurement of a step; at least 2 steps")
-    parser.add_argument("--cells", type=int, nargs="+", default=[12, 36, 108], help="multiples of 4")
+    parser.add_argument("--cells", type=int, nargs="+", default=[12, 36, 72], help="multiples of 4")
     parser.add_argument("--memory-cells", type=int, default=1000)
     parser.add_argument("--out", type=Path, help="write the report there too")
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.training_step [--device cpu|cuda] [--network conrec-unet] [--width 8] [--size 64]
         [--batch 16] [--precision float32|bfloat16] [--threads 1] [--only finetune simclr ...] [--workers 0 2]
-        [--repeats 3] [--seconds 2] [--out FILE]
+        [--repeats 3] [--seconds 1] [--out FILE]
 
 Needs torch, torchvision, numpy, pillow and scipy; lightly, byol-pytorch and segmentation-models-pytorch where they are
 there. All train the same modules by Adam in the same memory layout on equal photographs, JPEG files of twice the size
@@ -183,7 +183,7 @@ def main() -> None:
     for name, default in {"width": 8, "size": 64, "batch": 16, "threads": 1, "repeats": 3, "photos": PHOTOS}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, at the speed of the limit")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement, at the speed of the limit")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the peers' DataLoaders")
     parser.add_argument("--out", type=Path, help="write the report there too")
