@@ -46,8 +46,9 @@ test-slow: setup ## compilations and whole runs, half a minute each
 test-grids: setup ## every built-in grid with --profile smoke, through Ray
 	$(PY) -m pytest -m grids -s tests/grids
 
+test-durable: export OMP_NUM_THREADS := 1
 test-durable: setup ## whole runs that are killed, starved of memory and disk, or cut off from MLflow
-	$(PY) -m pytest -m durable
+	$(PY) -m pytest -n $(TESTERS) --dist loadfile -m durable
 
 chaos: setup ## seeded kill -9 of driver, workers, raylet and MLflow server
 	$(PY) -m tests.chaos --kills $(KILLS)

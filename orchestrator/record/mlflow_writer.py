@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from orchestrator.record.mlflow_connection import first_line
+from orchestrator.record.store import StoreError
 from orchestrator.record.tracking import Logged, Tracker, ending_of
 
 Record = Mapping[str, Any]
@@ -24,7 +25,7 @@ class MlflowWriter(threading.Thread):
     Args:
         grids_of: key -> the grids that its run is to be tagged with.
         load: key -> (record, history) from the store, None where it is not finished.
-        warn: told once if MLflow does not take runs.
+        warn: told once if MLflow does not take runs, and once if the store does not give them.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class MlflowWriter(threading.Thread):
         self._unsure: set[str] = set()  # their runs may be half written
         self._elsewhere: list[str] = []
         self._missed: list[str | Record] = []
-        self._warned = False
+        self._warned: set[str] = set()  # about what
         self._pause_until = 0.0
 
     def put(self, item: str | Record) -> None:
@@ -86,16 +87,24 @@ class MlflowWriter(threading.Thread):
         if time.monotonic() < self._pause_until:
             self._missed.append(item)
             return
+        key = item if isinstance(item, str) else str(item["key"])
         try:
-            self._write(item if isinstance(item, str) else str(item["key"]), item)
-        except Exception as error:  # MLflow and its backends raise many kinds; training goes on without them
-            if not self._warned:
-                self._warn(f"MLflow at {self._tracker.uri} does not take runs: {first_line(error)}; trying again later")
-            self._warned = True
+            self._write(key, item)
+        except StoreError as error:  # nothing is wrong with MLflow
             self._missed.append(item)
-            self._unsure.add(item if isinstance(item, str) else str(item["key"]))
+            self._warn_once("the store", f"MLflow lacks the run of {key}: {error}")
+        except Exception as error:  # MLflow and its backends raise many kinds; training goes on without them
+            self._missed.append(item)
+            self._unsure.add(key)
+            said = f"MLflow at {self._tracker.uri} does not take runs: {first_line(error)}; trying again later"
+            self._warn_once("MLflow", said)
             if not self._tracker.answers():
                 self._pause_until = time.monotonic() + PAUSE_SECONDS
+
+    def _warn_once(self, about: str, text: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            self._warn(text)
 
     def _write(self, key: str, item: str | Record) -> None:
         if self._logged is None:
