@@ -138,8 +138,11 @@ def worker(options: argparse.Namespace, folder: str, turn: Connection) -> None:
     """A process that trains a cell whenever it is its turn, until its first fault. Sends None when it is ready, then
     what it has measured, or why it has not."""
     while True:
-        turn.send(None)
-        turn.recv()
+        try:
+            turn.send(None)
+            turn.recv()
+        except (EOFError, ConnectionError):  # whoever gives the turns has ended
+            return
         try:
             turn.send(one_at_a_time(options, folder))
         except Exception as fault:
