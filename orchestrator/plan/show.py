@@ -37,6 +37,14 @@ def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None
         for text in totals[kind]:
             console.print(f"{kind[:-1]}: {text}", markup=False, highlight=False, soft_wrap=True)
     console.print(_estimate(totals), highlight=False, soft_wrap=True)
+    waiting = [*found.keys("to_run"), *found.keys("deferred")]
+    if trials := sum(found.stages[key].kind == "trial" for key in waiting):
+        console.print(
+            f"that counts {counted(trials, 'trial')} at full length; shorter ones, those given up early, and steps that"
+            " trials share take less",
+            highlight=False,
+            soft_wrap=True,
+        )
     if forecast := totals.get("forecast"):
         console.print(
             f"on {counted(forecast['devices'], 'device')}: {_hours(forecast['makespan_seconds'])}, at least "

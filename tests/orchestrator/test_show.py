@@ -12,6 +12,7 @@ from rich.console import Console
 from orchestrator.execute.summary import headline
 from orchestrator.plan.diff import diff, summary
 from orchestrator.plan.show import print_plan
+from orchestrator.plan.unfold import unfold
 from orchestrator.plan.words import counted
 from tests.orchestrator.made_up import GRID, absent, planned, present, write_grid
 
@@ -20,7 +21,7 @@ ONE = GRID.replace("[0.05, 0.2]", "[0.2]").replace("[0, 1]", "[0]")
 
 def shown(folder: Path, text: str, facts: Any, done: int = 0) -> tuple[str, str, dict[str, Any]]:
     """What is printed of a plan whose first `done` stages are finished, the first line of a run, and the totals."""
-    plan = planned(write_grid(folder, text), facts)
+    plan = unfold(planned(write_grid(folder, text), facts), {})
     found = diff([plan], list(plan.stages)[:done])
     totals = {**summary(found), "faults": (), "notes": ()}
     screen = io.StringIO()
@@ -58,3 +59,10 @@ def test_one_of_a_thing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "says"), [(0, "0 cells"), (1, "1 cell"), (2, "2 cells")])
 def test_counted(number: int, says: str) -> None:
     assert counted(number, "cell") == says
+
+
+def test_trials_are_counted_at_full_length_and_said_so(tmp_path: Path) -> None:
+    tuned = GRID.replace("rows:", "pretexts:\n  conrec: {tune: {trials: 3, pruning: {rule: asha}}}\nrows:", 1)
+    text, _, totals = shown(tmp_path, tuned, present)
+    assert totals["stages"]["trial"] == 3 and "\nthat counts 3 trials at full length; " in text
+    assert "trials" not in shown(tmp_path, GRID, present)[0]
