@@ -81,13 +81,13 @@ class MlflowWriter(threading.Thread):
     @property
     def missed(self) -> list[str]:
         """The keys that MLflow did not take so far."""
-        return [item if isinstance(item, str) else str(item["key"]) for item in self._missed]
+        return [_key(item) for item in self._missed]
 
     def _try(self, item: str | Record) -> None:
         if time.monotonic() < self._pause_until:
             self._missed.append(item)
             return
-        key = item if isinstance(item, str) else str(item["key"])
+        key = _key(item)
         try:
             self._write(key, item)
         except StoreError as error:  # nothing is wrong with MLflow
@@ -130,3 +130,7 @@ class MlflowWriter(threading.Thread):
             return
         run_id = self._tracker.log(record, history, sorted(grids), known.run_id if known else None)
         self._logged[key] = Logged(run_id, record["outcome"] == "succeeded", frozenset(grids), ending_of(record))
+
+
+def _key(item: str | Record) -> str:
+    return item if isinstance(item, str) else str(item["key"])
