@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import random
+import sys
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Each test draws the same numbers whatever ran before it in its process; `TESTS_SEED=1` draws others."""
+    seed = int(os.environ.get("TESTS_SEED", "0"))
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
 
 
 @pytest.fixture(scope="session", autouse=True)

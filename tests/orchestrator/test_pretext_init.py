@@ -21,7 +21,7 @@ from tests.orchestrator.made_up import GRID, absent, planned, write_grid
 
 FILE = "imagenet.pt"
 STARTED = GRID.replace("pretext: conrec", "pretext: started").replace("profile: smoke", "profile: paper") + (
-    "network: {name: resnet18-unet}\npretrain: {steps: 1, batch: 2, input_size: 32, report_every: 1, "
+    "network: {name: resnet18-unet}\npretrain: {steps: 1, batch: 8, input_size: 64, report_every: 1, "
     "optimizer: sgd, learning_rate: 1.0e-12}\n"
     "pretexts:\n"
     f"  imagenet: {{method: imported, format: torchvision-resnet18, file: {FILE}}}\n"
@@ -101,7 +101,8 @@ def test_pretraining_begins_with_the_encoder_of_the_file(tmp_path: Path) -> None
     encoder = {name: t for name, t in weights["import"].items() if name.startswith("encoder.")}
     learned = {name: t for name, t in encoder.items() if name.endswith(("weight", "bias"))}  # not what batches told
     assert len(learned) == 60
-    assert all(torch.allclose(t, weights["pretrain"][name], atol=1e-7) for name, t in learned.items())
+    apart = {name: float((t - weights["pretrain"][name]).abs().max()) for name, t in learned.items()}
+    assert max(apart.values()) < 1e-9, apart  # one step at a learning rate of 1e-12
     assert torch.equal(
         next(t for t in encoder.values() if t.shape == (64, 3, 7, 7)),
         torch.load(tmp_path / FILE, weights_only=True)["conv1.weight"],
