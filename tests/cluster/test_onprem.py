@@ -115,19 +115,27 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(cluster: OnPremises) -
     def steps() -> dict[str, int]:
         return {key: beat["step"] for key, beat in store.leases().items() if not beat.get("released")}
 
-    def ahead() -> list[str]:  # of the pretrainings; the other one may have begun when a worker had come up
-        return [key for key, step in steps().items() if step > 100]
+    ahead: list[str] = []  # pretrainings, in the order seen; the other one may begin when a worker has come up
+    resumed: list[int] = []  # steps of the one ahead, in the order seen
+
+    def one_is_ahead() -> bool:
+        ahead.extend(key for key, step in steps().items() if step > 100)
+        return bool(ahead)
+
+    def it_goes_on() -> bool:
+        resumed.extend(step for key, step in steps().items() if key == ahead[0] and step)
+        return bool(resumed)
 
     first = cluster.submit(*some, store=place, experiment=experiment)
-    wait_for(lambda: ahead() or cluster.ended(first), "the pretraining", 600, 0.3)
-    [key, *_] = ahead()
+    wait_for(lambda: one_is_ahead() or cluster.ended(first), "the pretraining", 600, 0.3)
+    assert ahead, cluster.log(first)
     cluster.ray("job", "stop", first)
     assert cluster.finished(first) == "STOPPED", cluster.log(first)
     assert "finished stages are kept, the same command goes on from here" in cluster.log(first)
     wait_for(lambda: cluster.leaks() == [] and not steps(), "the workers to let go", 60, 1.0)
     second = cluster.submit(*some, store=place, experiment=experiment)
-    wait_for(lambda: steps().get(key) or cluster.ended(second), "the pretraining to go on", 600, 0.1)
-    assert steps()[key] > 80, cluster.log(second)  # from its checkpoint, which is made every second
+    wait_for(lambda: it_goes_on() or cluster.ended(second), "the pretraining to go on", 600, 0.1)
+    assert resumed and resumed[0] > 80, cluster.log(second)  # from its checkpoint, which is made every second
     assert cluster.finished(second) == "SUCCEEDED", cluster.log(second)
     runs, log = cluster.services.runs(experiment), cluster.on_disk("executions.log")
     assert checks.faults(runs, cluster.on_disk("stopped/runs"), cluster.reference(), log, part=True) == []
