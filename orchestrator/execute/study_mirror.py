@@ -115,9 +115,14 @@ def _study(place: BaseStorage, study: Study) -> optuna.Study:
 
 
 def _agrees(known: FrozenTrial, trial: Trial) -> bool:
-    """Whether what Optuna has can become the trial; one that has failed may be run again, and then cannot."""
-    same = known.user_attrs.get("key") in (trial.key, None) and known.params == dict(trial.params)
-    return same and (not known.state.is_finished() or known.state.name == trial.state)
+    """Whether what Optuna has is the trial, can become it, or is ahead of a run that has not heard of its end."""
+    if known.user_attrs.get("key") not in (trial.key, None) or known.params != dict(trial.params):
+        return False
+    if trial.state == "WAITING":
+        return True
+    if trial.state == "RUNNING":
+        return str(known.state.name) != "FAIL"  # it is run again, which a failed one cannot become
+    return not known.state.is_finished() or known.state.name == trial.state
 
 
 def _update(seen: optuna.Study, known: FrozenTrial, trial: Trial) -> None:

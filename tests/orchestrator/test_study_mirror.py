@@ -83,6 +83,15 @@ def test_what_nobody_runs_waits_and_is_taken_up_again(place: str) -> None:
     agree(seen(place), ENDED)
 
 
+def test_a_run_that_has_not_heard_of_an_end_does_not_undo_it(place: str) -> None:
+    """Two runs share a study; one of them tells late how it stood, and stops working at it."""
+    mirror(place, study(), ENDED)
+    there = seen(place)
+    mirror(place, study(), [RUNNING[0], RUNNING[1], ENDED[2]])
+    mirror(place, study(), RUNNING, at_work=False)
+    assert seen(place) == there
+
+
 def test_what_contradicts_the_store_is_written_anew(place: str) -> None:
     """A failed trial that is run again, a trial that was given another number, a study that somebody has spoilt."""
     mirror(place, study(), ENDED)
