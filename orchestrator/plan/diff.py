@@ -202,6 +202,8 @@ def _totals(found: Diff) -> dict[str, Any]:
         if above not in siblings:
             siblings[above] = _trained_ancestors(found, key, trials)
         naive.append(siblings[above])
+    each_for_itself = set(cells).union(*siblings.values())
+    shared = sum(stage.cost for key, stage in found.stages.items() if key not in each_for_itself)
     return {
         "cells": len(cells),
         "stages": {kind: kinds.get(kind, 0) for kind in KINDS},
@@ -213,7 +215,8 @@ def _totals(found: Diff) -> dict[str, Any]:
         "naive_pretrain_stages": sum(len(ancestors) for ancestors in naive),
         "estimated_device_seconds": round(sum(stage.cost for stage in found.planned.values()), 1),
         "naive_device_seconds": round(
-            sum(
+            shared
+            + sum(
                 found.stages[key].cost + sum(found.stages[a].cost for a in ancestors)
                 for key, ancestors in zip(cells, naive, strict=True)
             ),

@@ -202,9 +202,12 @@ def plans(report: Report) -> None:
     report.row("grid at paper sizes", "cells", "trainings shared", "alone", "alone h", "shared h", "alone / shared")
     for name, several in [*((plan.grid, [plan]) for plan in built), ("all together", list(built))]:
         told = summary(diff(several, set()))
-        shared = needed({key: stage for plan in several for key, stage in plan.stages.items()}, several)
+        stages = {key: stage for plan in several for key, stage in plan.stages.items()}
+        shared = needed(stages, several)
         trained = sum(stage.kind in ("pretrain", "trial") for stage in shared)
-        hours = [told["naive_device_seconds"] / 3600, sum(stage.cost for stage in shared) / 3600]
+        seconds = sum(stage.cost for stage in shared)
+        figures = sum(stage.cost for stage in stages.values()) - seconds  # no cell needs them
+        hours = [(told["naive_device_seconds"] - figures) / 3600, seconds / 3600]
         if told["cells"]:
             report.row(
                 *(name, str(told["cells"]), str(trained), str(told["naive_pretrain_stages"])),

@@ -21,6 +21,11 @@ def counts(found: Diff) -> dict[str, int]:
     return dict(Counter(found.states.values()))
 
 
+def cells(keys: str) -> tuple[Cell, ...]:
+    about = {"scenario": "seg-enc", "frozen": False, "model": "m", "pretext": "p", "pretext_data": "d", "network": "n"}
+    return tuple(Cell(**about, dataset="d", fraction=None, n_train=None, seed=0, key=key) for key in keys)
+
+
 def pretrains(plan: Plan) -> list[str]:
     return [key for key, stage in plan.stages.items() if stage.kind == "pretrain"]
 
@@ -81,6 +86,18 @@ def test_naive_counts_do_not_depend_on_what_is_finished(plan: Plan) -> None:
     assert fresh["naive_pretrain_stages"] == 15
 
 
+def test_cells_for_themselves_pretrain_again_and_share_all_else() -> None:
+    """Preparation p, 10 s; pretraining a, 100 s, for the cells x and y, 5 s each; b, 40 s, for a figure f, 2 s."""
+    shared = (stage("p", kind="prepare", cost=10.0), stage("a", "p", kind="pretrain", cost=100.0))
+    figure = (stage("b", "p", kind="pretrain", cost=40.0), stage("f", "b", kind="analysis", cost=2.0))
+    stages = graph(*shared, *figure, stage("x", "a", cost=5.0), stage("y", "a", cost=5.0))
+    for keys, naive in (("x", 157.0), ("xy", 262.0)):
+        asked = {key: stages[key] for key in (*"pabf", *keys)}
+        totals = summary(diff([Plan("g", "smoke", cells(keys), asked, wanted=("f",))], ()))
+        assert totals["naive_pretrain_stages"] == len(keys) and totals["naive_device_seconds"] == naive
+        assert totals["estimated_device_seconds"] == naive - 100.0 * (len(keys) - 1)
+
+
 def test_restrict_to_an_open_cell_brings_its_parent(plan: Plan) -> None:
     cell = plan.cells[-1].key
     found = restrict(diff([plan], ()), cell)
@@ -122,10 +139,7 @@ def test_a_blocked_stage_names_the_stage_at_which_the_cause_lies() -> None:
     stages = graph(
         stage("a", blocked=no_data), stage("b", "a"), stage("c"), stage("d", "c"), stage("e", "d", blocked=own)
     )
-    about = {"scenario": "seg-enc", "frozen": False, "model": "m", "pretext": "p", "pretext_data": "d", "network": "n"}
-    cells = tuple(Cell(**about, dataset="d", fraction=None, n_train=None, seed=0, key=key) for key in "bde")
-    plan = Plan("g", "smoke", cells, stages)
-    found = diff([plan], (), {"c": "boom"})
+    found = diff([Plan("g", "smoke", cells("bde"), stages)], (), {"c": "boom"})
     assert found.roots == {"a": "a", "b": "a", "d": "c", "e": "c"}
     assert (found.reasons["b"], found.reasons["d"]) == (no_data, "its parent 'stage c' failed: boom")
     assert found.causes == {no_data: ["a", "b"], own: ["e"]}
