@@ -65,7 +65,7 @@ check: setup
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-# Each writes tests/benchmarks/results/NAME.txt; on a machine that does nothing else, all of them in 25 minutes.
+# Each writes tests/benchmarks/results/NAME.txt; on a machine that does nothing else, all of them in 21 minutes.
 BENCHES := startup data_startup training_step fusion whole_grid growth
 bench: setup ## training steps, fused cells, whole grid, data, start-up beside peers and limits; growth of costs; on the CPU
 	for name in $(BENCHES); do $(PY) -m tests.benchmarks.$$name --out tests/benchmarks/results/$$name.txt; done
