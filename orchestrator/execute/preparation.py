@@ -13,7 +13,7 @@ from orchestrator.execute.trials import unfolded
 from orchestrator.grid.load import Request
 from orchestrator.plan.build import Plans, build
 from orchestrator.plan.diff import Diff, all_stages, diff, restrict
-from orchestrator.plan.durations import costed, worth_reading
+from orchestrator.plan.durations import costed, device_of, timed, worth_reading
 from orchestrator.plan.makespan import all_known
 from orchestrator.plan.makespan import forecast as simulated
 from orchestrator.plan.weights_again import looked_at, with_weights
@@ -63,11 +63,12 @@ def compare(built: Plans, store: Store, *, retry_failed: bool = False, stage: st
     """
     stages = all_stages(built.plans)
     finished = store.finished()
-    learned = costed(stages, store.commits(worth_reading(stages, finished)).values())
+    records = timed(store.commits(worth_reading(stages, finished)).values())
+    learned = costed(stages, records)
     failures = {} if retry_failed else store.failures(stages.keys() - finished)
     failed = {k: f["error"] for k, f in failures.items() if f["outcome"] == "failed" and f.get("cause") == "stage"}
     plans = [replace(plan, stages={key: learned[key] for key in plan.stages}) for plan in built.plans]
-    found = diff(plans, finished, failed)
+    found = replace(diff(plans, finished, failed), timed_on=device_of(records[0]) if records else None)
     return found if stage is None else restrict(found, _key_of(found, stage))
 
 

@@ -43,12 +43,12 @@ class _Method:
 # GFLOP as counted by torch's FlopCounterMode; pace and step as measured (see below).
 _NETWORKS = {
     "conrec-unet": _Network(21.60, 6.70, 64),
-    "resnet18-unet": _Network(2.70, 1.18, 64, pace=3.0, step=0.02),
-    "resnet50-unet": _Network(5.32, 2.67, 64, pace=3.0, step=0.03),
-    "sasa-resnet50-unet": _Network(5.05, 2.40, 64, pace=9.0, step=0.1),
+    "resnet18-unet": _Network(2.70, 1.18, 64, pace=2.5, step=0.012),
+    "resnet50-unet": _Network(5.32, 2.67, 64, pace=2.5, step=0.02),
+    "sasa-resnet50-unet": _Network(5.05, 2.40, 64, pace=7.5, step=0.06),
     "classic-unet": _Network(24.08, 8.51, 64),
     "casser-unet": _Network(1.86, 0.53, 16),
-    "genesis-unet3d": _Network(236.70, 33.75, 32, volume=True, step=0.03),
+    "genesis-unet3d": _Network(236.70, 33.75, 32, volume=True, step=0.015),
 }
 _BACKWARD = 2.0  # in forward passes
 _METHODS = {
@@ -64,8 +64,8 @@ _METHODS = {
 }
 # Fitted to the stages of small runs (widths and sizes of the profile `mini`) on a CPU core; the measurements stand in
 # tests/benchmarks/results/costs.txt.
-_GFLOP_PER_SECOND = 40.0
-_VIEW_SECONDS = 3e-3  # to augment one view of 128 x 128 pixels
+_GFLOP_PER_SECOND = 48.0
+_VIEW_SECONDS = 2.5e-3  # to augment one view of 128 x 128 pixels
 _START_SECONDS = 1.0  # opening data, building networks, writing the result
 _CUBE = (64, 64, 32)
 # Of each image or scan that a preparation goes through; a network that colours is told apart.

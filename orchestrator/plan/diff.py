@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from orchestrator.plan.stages import Cell, Plan, Stage
@@ -22,6 +22,8 @@ class Diff:
     Attributes:
         reasons: of each failed or blocked stage, why, for people.
         roots: of each blocked stage the one at which the cause lies: itself, or the highest blocked or failed ancestor.
+        timed_on: the device that the stages were timed on that costs were learned from; None: costs are a guess for a
+            CPU core.
     """
 
     plans: tuple[Plan, ...]
@@ -29,6 +31,7 @@ class Diff:
     states: dict[str, State]
     reasons: dict[str, str]
     roots: dict[str, str] = field(default_factory=dict)
+    timed_on: str | None = None
 
     def keys(self, state: State) -> list[str]:
         """The stages in a state, parents before children."""
@@ -167,7 +170,7 @@ def restrict(found: Diff, key: str) -> Diff:
             states[k], reasons[k], roots[k] = "blocked", blocked, found.roots.get(k, k)
         else:
             states[k] = "to_run"
-    return Diff(found.plans, found.stages, states, reasons, roots)
+    return replace(found, states=states, reasons=reasons, roots=roots)
 
 
 def summary(found: Diff) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def _part(found: Diff, plan: Plan) -> Diff:
     states = {key: found.states[key] for key in plan.stages}
     reasons = {key: reason for key, reason in found.reasons.items() if key in plan.stages}
     roots = {key: root for key, root in found.roots.items() if key in plan.stages}
-    return Diff((plan,), dict(plan.stages), states, reasons, roots)
+    return replace(found, plans=(plan,), stages=dict(plan.stages), states=states, reasons=reasons, roots=roots)
 
 
 def _totals(found: Diff) -> dict[str, Any]:
@@ -222,6 +225,7 @@ def _totals(found: Diff) -> dict[str, Any]:
             ),
             1,
         ),
+        "timed_on": found.timed_on,
         "blocked_reasons": sorted(set(found.reasons.values())),
     }
 

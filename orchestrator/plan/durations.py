@@ -20,7 +20,7 @@ READ_PER_LIKE = 20  # a median over more of them gains nothing
 READ_OTHERS = 200
 
 
-def costed(stages: Mapping[str, Stage], records: Iterable[Record], *, device: str | None = None) -> dict[str, Stage]:
+def costed(stages: Mapping[str, Stage], records: Iterable[Record]) -> dict[str, Stage]:
     """The stages with costs learned from `records`; their order stays.
 
     The cost of a stage is the estimate for it, times the median of actual over estimated seconds of the records most
@@ -29,22 +29,30 @@ def costed(stages: Mapping[str, Stage], records: Iterable[Record], *, device: st
     records does not matter. Seconds of cells that were trained as one are each cell's part of them, as is its estimate.
 
     Args:
-        records: commit records of finished stages, of these plans or of others.
-        device: only records of this one count ("cpu", "cuda"); default: the one that most of them were made on.
+        records: commit records of finished stages, of these plans or of others; `timed` says which of them count.
     """
-    known = [record for record in records if _is_measured(record)]
-    on = Counter(_device(record) for record in known)
-    chosen = device or max(sorted(on), key=lambda name: on[name], default="cpu")
     ratios: dict[Like, list[float]] = defaultdict(list)
-    for record in known:
-        if _device(record) == chosen:
-            for like in _likes(record["kind"], record["spec"]):
-                ratios[like].append(record["seconds"] / estimated(record))
+    for record in timed(records):
+        for like in _likes(record["kind"], record["spec"]):
+            ratios[like].append(record["seconds"] / estimated(record))
     if not ratios:
         return dict(stages)
     learned = {like: median(found) for like, found in ratios.items()}
     likes = _LikesOfMany()
     return {key: replace(stage, cost=stage.cost * _first(learned, likes.of(stage))) for key, stage in stages.items()}
+
+
+def timed(records: Iterable[Record]) -> list[Record]:
+    """Those of the records whose time tells something, and of these the ones on the device that most were made on."""
+    known = [record for record in records if _is_measured(record)]
+    on = Counter(device_of(record) for record in known)
+    chosen = max(sorted(on), key=lambda name: on[name], default="cpu")
+    return [record for record in known if device_of(record) == chosen]
+
+
+def device_of(record: Record) -> str:
+    """What a finished stage was made on: "cpu" or "cuda"."""
+    return str(record.get("device", "cpu"))
 
 
 def worth_reading(stages: Mapping[str, Stage], finished: Collection[str]) -> list[str]:
@@ -65,10 +73,6 @@ def worth_reading(stages: Mapping[str, Stage], finished: Collection[str]) -> lis
         if counts[like] <= READ_PER_LIKE:
             chosen.append(key)
     return chosen
-
-
-def _device(record: Record) -> str:
-    return str(record.get("device", "cpu"))
 
 
 def _is_measured(record: Record) -> bool:

@@ -14,6 +14,12 @@ from orchestrator.plan.words import counted
 
 SHOWN = 30
 WIDEST = 400
+# What costs rest on, by the device that finished stages were timed on.
+_BASIS = {
+    None: "CPU core, as no stage was timed in this store yet",
+    "cpu": "CPU core, by what finished stages took",
+    "cuda": "GPU, by what finished stages took",
+}
 
 
 def print_plan(found: Diff, totals: Mapping[str, Any], console: Console) -> None:
@@ -61,7 +67,7 @@ def _estimate(totals: Mapping[str, Any]) -> str:
     """
     ours, naive = totals["estimated_device_seconds"], totals["naive_device_seconds"]
     blocked = f" ({counted(totals['blocked'], 'stage')} blocked, not counted)" if totals["blocked"] else ""
-    text = f"estimated time on one CPU core: {_hours(ours)}{blocked}"
+    text = f"estimated time on one {_BASIS[totals['timed_on']]}: {_hours(ours)}{blocked}"
     if not totals["cells"]:
         return text
     text += f"; if every cell pretrained for itself ({counted(totals['naive_pretrain_stages'], 'pretrain stage')})"

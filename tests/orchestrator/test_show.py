@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrator.execute.preparation import compare
 from orchestrator.execute.summary import headline
+from orchestrator.plan.build import Plans
 from orchestrator.plan.diff import diff, summary
 from orchestrator.plan.show import print_plan
 from orchestrator.plan.unfold import unfold
 from orchestrator.plan.words import counted
+from orchestrator.record.store import open_store
 from tests.orchestrator.made_up import GRID, absent, planned, present, write_grid
 
+NOTHING: dict[str, Any] = {"facts": {}, "metrics": {}, "artifacts": {}}
+UNTIMED = "estimated time on one CPU core, as no stage was timed in this store yet"
 ONE = GRID.replace("[0.05, 0.2]", "[0.2]").replace("[0, 1]", "[0]")
 
 
@@ -41,7 +46,7 @@ def test_no_ratio_where_stages_are_blocked_or_reused(tmp_path: Path) -> None:
     text, _, totals = shown(tmp_path, GRID, absent)
     assert totals["blocked"] == 9 and "blocked (9 stages): /data: no folder shapes" in text
     last = text.strip().splitlines()[-1]
-    assert last.startswith("estimated time on one CPU core: 0 s (9 stages blocked, not counted); if every cell")
+    assert last.startswith(f"{UNTIMED}: 0 s (9 stages blocked, not counted); if every cell")
     assert "times as much" not in text
     assert "times as much" not in shown(tmp_path, GRID, present, done=1)[0]
 
@@ -66,3 +71,18 @@ def test_trials_are_counted_at_full_length_and_said_so(tmp_path: Path) -> None:
     text, _, totals = shown(tmp_path, tuned, present)
     assert totals["stages"]["trial"] == 3 and "\nthat counts 3 trials at full length; " in text
     assert "trials" not in shown(tmp_path, GRID, present)[0]
+
+
+@pytest.mark.parametrize(("device", "says"), [("cpu", "one CPU core"), ("cuda", "one GPU")])
+def test_the_time_is_of_the_device_that_finished_stages_were_timed_on(tmp_path: Path, device: str, says: str) -> None:
+    plan = planned(write_grid(tmp_path, GRID), present)
+    built, store = Plans((plan,), (), ()), open_store(str(tmp_path / "runs"), create=True)
+    assert compare(built, store).timed_on is None
+    first = next(iter(plan.stages.values()))
+    store.commit({**first.record(), "outcome": "succeeded", "seconds": 3.0, "device": device, **NOTHING})
+    found = compare(built, store)
+    totals = {**summary(found), "faults": (), "notes": ()}
+    assert totals["timed_on"] == totals["grids"][0]["timed_on"] == device
+    screen = io.StringIO()
+    print_plan(found, totals, Console(file=screen, width=200))
+    assert f"estimated time on {says}, by what finished stages took: " in screen.getvalue()
