@@ -68,8 +68,7 @@ class _Expansion:
                 options, settings = spec["data"]["options"], parse(FinetuneSettings, dials)
                 problem = problem or facts.why_not_finetuned(looks, settings, n_train, options)
                 spec["data"] |= {"fraction": fraction if n_train is None else None, "n_train": n_train}
-            for seed in row.seeds if row.seeds is not None else self.grid.seeds:
-                stage = self._leaf(kind, row, column, fraction, {**spec, "seed": seed}, parent, problem)
+            for stage in self._leaves(kind, row, column, fraction, spec, parent, problem):
                 cells.append(
                     Cell(
                         scenario=row.scenario,
@@ -81,7 +80,7 @@ class _Expansion:
                         dataset=column.dataset,
                         fraction=fraction,
                         n_train=n_train,
-                        seed=seed,
+                        seed=stage.spec["seed"],
                         key=stage.key,
                         blocked=stage.blocked,
                     )
@@ -117,7 +116,7 @@ class _Expansion:
             self._sizes[asked] = self.below.facts[column.dataset].train_size(fraction, literal)
         return self._sizes[asked]
 
-    def _leaf(
+    def _leaves(
         self,
         kind: str,
         row: Row,
@@ -126,8 +125,8 @@ class _Expansion:
         spec: dict[str, Any],
         parent: Stage | Study | None,
         problem: str | None,
-    ) -> Stage:
-        """The stage of a cell: a finetune or a probe."""
+    ) -> list[Stage]:
+        """The stages of cells that differ in their seed alone: finetunes or probes."""
         actual = stand_in(self.grid, column.dataset)
         labels: Labels = {
             "scenario": row.scenario,
@@ -138,13 +137,13 @@ class _Expansion:
             "network": spec["network"]["name"],
             "dataset": actual,
             "fraction": fraction,
-            "seed": spec["seed"],
         }
         share = f" {fraction:.3g}" if fraction else ""
         start = row.model if kind == "probe" else f"{row.scenario} {row.model}"
-        name = f"{start} | {actual}{share} | seed {spec['seed']}"
+        name = f"{start} | {actual}{share}"
         if problem is None and parent is not None and parent.blocked:
             problem = parent.blocked  # the root cause itself; `diff` tells at which stage it lies
         parents = {"pretrain": parent.key} if isinstance(parent, Stage) else {}
         awaits = {"pretrain": parent.key} if isinstance(parent, Study) else {}
-        return self.below.stage(kind, spec, parents, self.below.facts[column.dataset], name, labels, problem, awaits)
+        seeds, facts = self.grid.seeds if row.seeds is None else row.seeds, self.below.facts[column.dataset]
+        return self.below.stages_of_seeds(seeds, kind, spec, parents, facts, name, labels, problem, awaits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainables.settings import as_before
@@ -12,6 +12,7 @@ from trainables.versions import VERSIONS
 
 # One encoder for all: making one anew costs a quarter of a key.
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_ANY_SEED = "\0 any seed"  # no text of a grid has this character
 
 
 def canonical(value: Any) -> str:
@@ -63,4 +64,17 @@ def meaning(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def stage_key(kind: str, spec: Mapping[str, Any], parents: Mapping[str, str], fingerprint: str) -> str:
     """The first 24 hex digits of the sha256 of a stage's identity."""
-    return hashlib.sha256(canonical(identity(kind, spec, parents, fingerprint)).encode()).hexdigest()[:24]
+    return _digest(canonical(identity(kind, spec, parents, fingerprint)))
+
+
+def seed_keys(
+    kind: str, spec: Mapping[str, Any], seeds: Iterable[int], parents: Mapping[str, str], fingerprint: str
+) -> list[str]:
+    """The `stage_key` of `spec` with each of the seeds: their texts differ in that number only, so one is made."""
+    text = canonical(identity(kind, {**spec, "seed": _ANY_SEED}, parents, fingerprint))
+    before, after = text.split(canonical(_ANY_SEED))
+    return [_digest(f"{before}{canonical(seed)}{after}") for seed in seeds]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +24,7 @@ from orchestrator.plan.datasets import (
     tuned,
     weights_file,
 )
-from orchestrator.plan.keys import canonical, stage_key
+from orchestrator.plan.keys import canonical, seed_keys, stage_key
 from orchestrator.plan.lengths import in_steps, lengths, rungs
 from orchestrator.plan.stages import Labels, Stage, Study
 from orchestrator.plan.studies import objective_of, study_key, trial_cost
@@ -231,22 +232,65 @@ class Pretexts:
         awaits: Mapping[str, str] = MappingProxyType({}),
     ) -> Stage:
         """The stage with this content, made once. With studies to wait for it gets its real key when they are over."""
-        waiting = {role: f"study {study}" for role, study in awaits.items()}
-        key = stage_key(kind, spec, {**parents, **waiting}, facts.fingerprint)
+        key = stage_key(kind, spec, {**parents, **_awaited(awaits)}, facts.fingerprint)
         if key not in self.stages:
-            unsure = [self.stages[p].provisional for p in parents.values()] + [bool(awaits)]
-            provisional = blocked is not None or any(unsure)
-            self.stages[key] = Stage(
-                key=key,
-                kind=kind,
-                spec=spec,
-                parents=parents,
-                fingerprint=facts.fingerprint,
-                name=name,
-                labels={**labels, "profile": self.profile},
-                cost=device_seconds(kind, spec, **facts.counts(spec.get("data", {}).get("n_train"))),
-                blocked=blocked,
-                provisional=provisional,
-                awaits=dict(awaits),
-            )
+            self.stages[key] = self._stage(key, kind, spec, parents, facts, name, labels, blocked, awaits)
         return self.stages[key]
+
+    def stages_of_seeds(
+        self,
+        seeds: Sequence[int],
+        kind: str,
+        spec: dict[str, Any],
+        parents: dict[str, str],
+        facts: DataFacts,
+        name: str,
+        labels: Labels,
+        blocked: str | None,
+        awaits: Mapping[str, str],
+    ) -> list[Stage]:
+        """As `stage` with each of the seeds in the spec, the labels and the name; what they share is made once."""
+        keys = seed_keys(kind, spec, seeds, {**parents, **_awaited(awaits)}, facts.fingerprint)
+        shared = self._stage("", kind, spec, parents, facts, name, labels, blocked, awaits)
+        for seed, key in zip(seeds, keys, strict=True):
+            if key not in self.stages:
+                self.stages[key] = replace(
+                    shared,
+                    key=key,
+                    spec={**spec, "seed": seed},
+                    name=f"{name} | seed {seed}",
+                    labels={**labels, "seed": seed, "profile": self.profile},
+                )
+        return [self.stages[key] for key in keys]
+
+    def _stage(
+        self,
+        key: str,
+        kind: str,
+        spec: dict[str, Any],
+        parents: dict[str, str],
+        facts: DataFacts,
+        name: str,
+        labels: Labels,
+        blocked: str | None,
+        awaits: Mapping[str, str],
+    ) -> Stage:
+        unsure = [self.stages[p].provisional for p in parents.values()] + [bool(awaits)]
+        return Stage(
+            key=key,
+            kind=kind,
+            spec=spec,
+            parents=parents,
+            fingerprint=facts.fingerprint,
+            name=name,
+            labels={**labels, "profile": self.profile},
+            cost=device_seconds(kind, spec, **facts.counts(spec.get("data", {}).get("n_train"))),
+            blocked=blocked,
+            provisional=blocked is not None or any(unsure),
+            awaits=dict(awaits),
+        )
+
+
+def _awaited(awaits: Mapping[str, str]) -> dict[str, str]:
+    """What stands in a key for parents that studies are still to find."""
+    return {role: f"study {study}" for role, study in awaits.items()}

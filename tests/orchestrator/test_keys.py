@@ -19,7 +19,7 @@ from orchestrator.grid.load import SPACES, load_request
 from orchestrator.grid.schema import check_section
 from orchestrator.plan.expand import expand
 from orchestrator.plan.explain import differences, flat_identity, most_similar
-from orchestrator.plan.keys import stage_key
+from orchestrator.plan.keys import seed_keys, stage_key
 from tests.orchestrator.made_up import GRID, planned, present, write_grid
 from trainables.settings import DATASET_OPTIONS, PRETEXT_SETTINGS, SECTIONS
 from trainables.versions import VERSIONS
@@ -233,3 +233,12 @@ def test_explain_names_what_parts_two_stages(tmp_path: Path) -> None:
     assert differences(mine, like) == [("spec.finetune.flip", 0.1, 0.5)]
     assert flat_identity(mine)["versions"] == [f"finetune@{VERSIONS['finetune']}", "network/conrec-unet@1"]
     assert most_similar(mine, [mine]) is None
+
+
+def test_keys_of_many_seeds_are_those_of_each() -> None:
+    """Also where the data have a seed of their own."""
+    seeds, parents = (0, 7, 123456), {"pretrain": "a"}
+    for kind, spec in specs().values():
+        spec = {**spec, "data": {**spec.get("data", {}), "options": {"seed": 7}}}
+        expected = [stage_key(kind, {**spec, "seed": seed}, parents, "f") for seed in seeds]
+        assert seed_keys(kind, spec, seeds, parents, "f") == expected and len(set(expected)) == 3
