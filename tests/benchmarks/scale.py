@@ -34,7 +34,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.common import header
+from tests.benchmarks.common import Report, header
 from tests.benchmarks.memory import Watch, memory_at
 from tests.benchmarks.trivial_stage import CELL, PARENT, POINTS
 
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--pack", type=int, default=32)
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--folder", type=Path, help="on which disk (default: that of temporary folders)")
-    parser.add_argument("--out", type=Path, help="also write all figures there, as JSON")
+    parser.add_argument("--out", type=Path, help="write the report there too")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -219,41 +219,44 @@ def main() -> None:
         run = {"ours": ours, "bare": bare, **RUN}[options.one]
         print(json.dumps(run(options.cells[0], options.pack, options.folder)), flush=True)
         return
-    figures: list[dict[str, Any]] = []
-    print(header("tests.benchmarks.scale", PACKAGES), flush=True)
-    measure(options, figures)
+    report = Report(options.out)
+    report.line(header("tests.benchmarks.scale", PACKAGES))
+    measure(options, report)
     if options.peers:
-        measure_peers(options, figures)
-    if options.out:
-        options.out.write_text(json.dumps(figures, indent=2))
+        measure_peers(options, report)
 
 
-def measure(options: argparse.Namespace, figures: list[dict[str, Any]]) -> None:
+def measure(options: argparse.Namespace, report: Report) -> None:
     """Ours, and the bare client around it."""
-    print("cells | disk ms | engine ms | start | MLflow ms | bare ms | ratio | driver MB | per 1,000 cells", end=" | ")
-    print("worker MB | load", flush=True)
+    report.row(
+        *("cells", "disk ms", "engine ms", "start", "MLflow ms", "bare ms", "ratio", "driver MB", "per 1,000 cells"),
+        *("worker MB", "load"),
+    )
+    own: list[dict[str, Any]] = []
     for cells in options.cells:
         few = min(cells, BARE_MOST)
         order = (("bare", few), ("ours", cells), ("bare", few))
         before, found, after = (apart(what, count, options.pack, options.folder) for what, count in order)
-        figures += [{"what": what, **one} for (what, _), one in zip(order, (before, found, after), strict=True)]
-        print(show(found, [before, after]) if "failed" not in found else f"{cells} | failed: {found}", flush=True)
-    own = [found for found in figures if found["what"] == "ours" and "failed" not in found]
+        if "failed" in found:
+            report.line(f"{cells} | failed: {found}")
+            continue
+        report.line(show(found, [before, after]))
+        own.append(found)
     base = next((found for found in own if found["cells"] >= 1000), own[0] if own else None)
     if base is not None and base is not own[-1]:
         growth = (own[-1]["engine"] / own[-1]["cells"]) / (base["engine"] / base["cells"])
-        print(f"engine, {own[-1]['cells']} against {base['cells']} cells: {growth:.2f}", flush=True)
+        report.line(f"engine, {own[-1]['cells']} against {base['cells']} cells: {growth:.2f}")
 
 
-def measure_peers(options: argparse.Namespace, figures: list[dict[str, Any]]) -> None:
-    print("\npeer | cells | ms per cell | start | load")
+def measure_peers(options: argparse.Namespace, report: Report) -> None:
+    report.line()
+    report.row("peer", "cells", "ms per cell", "start", "load")
     for name, most in PEERS.items():
         found = apart(name, min(most, max(options.cells)), options.pack, options.folder)
-        figures.append({"what": name, **found})
         shown = str(found)
         if "engine" in found:
             shown = f"{1e3 * found['engine'] / found['cells']:.1f} | {found['start']:.1f} s | {found['load']:.0f}"
-        print(f"{name} | {found['cells']} | {shown}", flush=True)
+        report.line(f"{name} | {found['cells']} | {shown}")
 
 
 if __name__ == "__main__":
