@@ -61,7 +61,8 @@ class Rounds:
 
     def __init__(self, requests: Sequence[Request], store: Store) -> None:
         self._store = store
-        self._grids = {r.grid.grid: GridLooks(r) for r in requests if r.grid.looks is not None}
+        by_looks = [request for request in requests if request.grid.looks is not None]
+        self._grids = {r.grid.grid: GridLooks(r, claims=len(r.grid.claims)) for r in by_looks}
 
     def __bool__(self) -> bool:
         return bool(self._grids)
@@ -128,11 +129,10 @@ class Rounds:
 
 
 def merged(first: Report, second: Report) -> Report:
-    """Two rounds of one run as one report."""
+    """Two rounds of one run as one report. What the first has finished is in the second's count already."""
     kinds = {**first.executed, **second.executed}
     return replace(
         second,
-        succeeded=first.succeeded + second.succeeded,
         failed={**first.failed, **second.failed},
         failed_trials={**first.failed_trials, **second.failed_trials},
         names={**first.names, **second.names},

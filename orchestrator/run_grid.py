@@ -131,8 +131,11 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     reused = len(found.keys("reused"))
     save = partial(_save, args, requests, store=store, plan_id=plan_id)
     report = _execute(args, requests, found, store, where, plan_id, console, before=partial(save, built))
-    while not (report.interrupted or report.stopped) and rounds.advance(built):
-        built, found = rounds.until_something_to_do(unfold(folded, store, retry_failed=args.retry_failed), held)
+    while rounds and not (report.interrupted or report.stopped):
+        unfolded = unfold(folded, store, retry_failed=args.retry_failed)  # cells have their winners' keys now
+        if not rounds.advance(rounds.released(unfolded)):
+            break
+        built, found = rounds.until_something_to_do(unfolded, held)
         for line in rounds.lines():
             say(console, line)
         more = _execute(args, requests, found, store, where, plan_id, console, before=partial(save, built))

@@ -18,6 +18,7 @@ from orchestrator.execute.listener import Listener, View
 from orchestrator.execute.outcome import Job
 from orchestrator.execute.sink import Sink, tell_ended_before
 from orchestrator.execute.stall import StallCheck, cluster_words, stalls_told
+from orchestrator.execute.trials import conclude_left, read_trials
 from orchestrator.grid.schema import Run
 from orchestrator.plan.diff import KINDS, Diff
 from orchestrator.plan.stages import Stage, Study
@@ -104,6 +105,8 @@ def execute(
                 writer = MlflowWriter(tracker, grids, lambda key: load(store, key), warn)
                 listener = Listener(view, Sink(store, writer, frontier), probe=lambda: _probe(store))
                 begun = writer, listener
+                if not job.again:
+                    conclude_left(found.plans, store)
                 mirror = stack.enter_context(_mirrored(found, store, None if job.again else where.study_storage, warn))
                 if found.keys("deferred"):
                     studies = _studies(found, store, unfinished, listener, grids, view, mirror)
@@ -194,7 +197,6 @@ def _mirrored(found: Diff, store: Store, storage: str | None, warn: Warn) -> Ite
         yield lambda study, trials: None
         return
     from orchestrator.execute.study_mirror import StudyMirror
-    from orchestrator.execute.trials import read_trials
 
     mirror = StudyMirror(storage, warn)
     mirror.start()
@@ -232,9 +234,7 @@ def _studies(
 
     waiting = {key: found.stages[key] for key in found.keys("deferred")}
     awaited = _awaited(found)
-    asked = [study for plan in found.plans for study in plan.studies.values() if study.key in awaited]
-    asked.sort(key=lambda study: int(study.tune["trials"]))  # where grids share a study, the one with most trials
-    studies = {study.key: study for study in asked}
+    studies = {key: study for plan in found.plans for key, study in plan.studies.items() if key in awaited}
     for plan in found.plans:
         for key in plan.studies:
             grids.setdefault(key, []).append(plan.grid)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.execute.frontier import Frontier
+from orchestrator.execute.state import every_stage
 from orchestrator.execute.trials import unfolded
 from orchestrator.grid.load import Request
 from orchestrator.plan.build import Plans, build
@@ -56,11 +57,14 @@ def compare(built: Plans, store: Store, *, retry_failed: bool = False, stage: st
 
     Args:
         retry_failed: stages that failed by their own fault are to be tried again.
-        stage: the beginning of a key: only that stage, and what it needs.
+        stage: the beginning of a key: only that stage, and what it needs. Where these plans have none such, one of
+            earlier plans of their grids: what was below the winner of a study that has another one now.
 
     Raises:
         StoreError: the store cannot be read; CannotRun: `stage` is none, or several, or one that has no settings yet.
     """
+    if stage is not None and not any(key.startswith(stage) for plan in built.plans for key in plan.stages):
+        built = _with_earlier(built, store, stage)
     stages = all_stages(built.plans)
     finished = store.finished()
     records = timed(store.commits(worth_reading(stages, finished)).values())
@@ -70,6 +74,18 @@ def compare(built: Plans, store: Store, *, retry_failed: bool = False, stage: st
     plans = [replace(plan, stages={key: learned[key] for key in plan.stages}) for plan in built.plans]
     found = replace(diff(plans, finished, failed), timed_on=device_of(records[0]) if records else None)
     return found if stage is None else restrict(found, _key_of(found, stage))
+
+
+def _with_earlier(built: Plans, store: Store, prefix: str) -> Plans:
+    """The plans, the first of them with those stages of earlier ones whose keys begin so, and with what they need."""
+    earlier = every_stage(store, grids=[plan.grid for plan in built.plans])
+    needed, waiting = set[str](), [key for key in earlier if key.startswith(prefix)]
+    while waiting:
+        needed.add(key := waiting.pop())
+        waiting.extend(earlier[key].parents.values())
+    first, *others = built.plans
+    stages = {**first.stages, **{key: stage for key, stage in earlier.items() if key in needed}}
+    return replace(built, plans=(replace(first, stages=stages), *others))
 
 
 def _key_of(found: Diff, prefix: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from orchestrator.execute.trials import unfolded_record
@@ -92,9 +92,9 @@ def _eta(store: Store, stages: Mapping[str, Stage], finished: set[str], left: fl
     return round(left * spent / done / workers, 1) if done and workers else None
 
 
-def every_stage(store: Store) -> dict[str, Stage]:
-    """The stages of all plans by key."""
-    return {stage.key: stage for _, plan, _ in _plans(store) for stage in plan.stages.values()}
+def every_stage(store: Store, *, grids: Collection[str] | None = None) -> dict[str, Stage]:
+    """The stages of all plans, or of those of these grids, by key; parents before children."""
+    return {stage.key: stage for _, plan, _ in _plans(store, grids) for stage in plan.stages.values()}
 
 
 def find_stage(prefix: str, store: Store) -> tuple[Stage, Record, list[str]]:
@@ -115,9 +115,9 @@ def find_stage(prefix: str, store: Store) -> tuple[Stage, Record, list[str]]:
     return next(iter(found.values()))
 
 
-def _plans(store: Store) -> Iterator[tuple[Record, Plan, dict[str, list[Trial]]]]:
+def _plans(store: Store, grids: Collection[str] | None = None) -> Iterator[tuple[Record, Plan, dict[str, list[Trial]]]]:
     """Each stored plan as record, unfolded, and with the trials of its studies; of each grid the newest first."""
-    for grid in store.grids():
+    for grid in store.grids() if grids is None else [grid for grid in store.grids() if grid in grids]:
         for plan_id in store.plans(grid)[::-1]:
             record = store.load_plan(grid, plan_id)
             yield record, *unfolded_record(record, store)

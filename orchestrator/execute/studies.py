@@ -13,9 +13,9 @@ from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import Outcome
 from orchestrator.execute.sampling import SpaceChanged, propose
-from orchestrator.execute.trials import read_trials
+from orchestrator.execute.trials import conclude, read_trials
 from orchestrator.plan.stages import Stage, Study
-from orchestrator.plan.studies import Trial, ended, family, is_over, may_propose, trial_stage, winner
+from orchestrator.plan.studies import Trial, ended, family, is_over, may_propose, trial_stage
 from orchestrator.plan.unfold import moved, settle
 from orchestrator.record.store import Store
 
@@ -157,13 +157,8 @@ class Studies:
         if study.key not in frontier.studies or not is_over(study, trials):
             return
         lost = [self._lost[trial.key] for trial in trials if trial.key in self._lost]
-        best = winner(study, trials)
-        if best is not None and not lost:
-            record = {"key": best.key, "number": best.number, "value": best.value, "params": dict(best.params)}
-            self._store.conclude(study.key, len(trials), record)
-            self._drop(study, trials)
-        elif not lost:
-            self._store.drop_states(study.key)
+        if not lost:
+            conclude(self._store, study, trials)
         self._release(frontier, {study.key: lost[0]} if lost else {})
         frontier.studies.discard(study.key)
 
@@ -183,14 +178,6 @@ class Studies:
                 frontier.block(stage, cause, root)
                 self._listener.blocked(frontier, key)
         frontier.studies.discard(study)
-
-    def _drop(self, study: Study, trials: list[Trial]) -> None:
-        """Weights of trials that never won, and the states that longer ones could have gone on from."""
-        winners = {record["key"] for record in self._store.conclusions(study.key).values()}
-        for trial in trials:
-            if trial.state == "COMPLETE" and trial.key not in winners:
-                self._store.drop_weights(trial.key)
-        self._store.drop_states(study.key)
 
     def _release(self, frontier: Frontier, lost: Mapping[str, str]) -> None:
         """Stages whose studies are all over get their keys, and start; one without a winner is blocked.

@@ -19,7 +19,7 @@ _EXPECTED = {
     "float_": "a number",
     "bool_": "true or false",
     "string_type": "a text",
-    "string_pattern": "letters, digits, dots, dashes and underscores",
+    "string_pattern": "at most 100 letters, digits, dots, dashes and underscores",
     "too_short": "at least one entry",
     **dict.fromkeys(("list_", "tuple_"), "a list"),
     **dict.fromkeys(("dict_", "mapping_", "model_"), "a mapping (key: value)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +141,9 @@ def _with_profile(values: dict[str, Any], profile: str | None) -> dict[str, Any]
 def _grid_path(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(name):  # noqa: PTH112 - that of Path raises for a name too long
             raise GridError(f"{name}: this is a folder; expected a grid in YAML, or a built-in name such as smoke")
-        if not path.is_file():
+        if not os.path.isfile(name):  # noqa: PTH113
             raise GridError(f"{name}: no such file; expected a grid in YAML, or a built-in name such as smoke")
         return path
     if name not in builtin_grids():

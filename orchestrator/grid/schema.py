@@ -22,7 +22,7 @@ from orchestrator.grid.sections import no_bool, once
 from trainables.settings.networks import NETWORK_SETTINGS
 
 DEFAULT_NETWORK = "conrec-unet"
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of files, too
 Scenario = Literal["random-init", "cls-enc", "seg-enc-dec", "seg-enc", "probe", "constant"]
 MOST_TRIALS, MOST_SEEDS = 10_000, 1_000  # every one is planned at once: more is a typo that would fill the memory
 NeedsPretext = frozenset({"cls-enc", "seg-enc-dec", "seg-enc"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestrator.grid.errors import GridError, short
 
 Path_ = tuple[str | int, ...]
 MOST_VALUES = 200_000
+_UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")  # YAML can name them by escapes; no UTF-8 file or path can hold them
 
 
 @dataclass
@@ -159,6 +161,9 @@ def _scalar(node: yaml.Node, name: str) -> Any:
         raise GridError(f"{name}:{node.start_mark.line + 1}: a key must be a plain word or number")
     if node.tag == "tag:yaml.org,2002:merge":
         raise GridError(f"{name}:{node.start_mark.line + 1}: merge keys (<<) are not supported; write the keys out")
+    if _UNWRITABLE.search(node.value):
+        line = node.start_mark.line + 1
+        raise GridError(f"{name}:{line}: {node.value!r} holds a character that is in no text; expected printable ones")
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)

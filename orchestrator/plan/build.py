@@ -15,7 +15,9 @@ from orchestrator.plan.data import DataFacts, examine
 from orchestrator.plan.datasets import data_specs, stand_ins_used, weight_specs
 from orchestrator.plan.expand import expand
 from orchestrator.plan.keys import canonical
+from orchestrator.plan.pretexts import FactsOf
 from orchestrator.plan.stages import Cell, Plan, Stage, Study
+from trainables.data import WrongRequest
 
 RecordT = dict[str, Any]
 Progress = Callable[[str, int, int], None]  # reader, files done, files to decode
@@ -41,10 +43,17 @@ def build(
         reader = spec["reader"]
         told = (lambda done, total, reader=reader: on_progress(reader, done, total)) if on_progress else None
         facts[name] = examine(reader, spec["options"], data_root, cache_dir=cache_dir, on_progress=told)
-    plans = tuple(expand(request.grid, request.profile, lambda spec: facts[canonical(spec)]) for request in requests)
+    plans = tuple(_expanded(request, lambda spec: facts[canonical(spec)]) for request in requests)
     faults = tuple(dict.fromkeys(fault for found in facts.values() for fault in found.faults))
     notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
     return Plans(plans, faults, notes)
+
+
+def _expanded(request: Request, facts_of: FactsOf) -> Plan:
+    try:
+        return expand(request.grid, request.profile, facts_of)
+    except WrongRequest as error:
+        raise WrongRequest(f"{request.path}: {error}") from error
 
 
 def new_plan_id() -> str:

@@ -77,16 +77,19 @@ def diff(plans: Sequence[Plan], finished: Collection[str], failed: Mapping[str, 
     trials = _trials(stages)
     needed: set[str] = set()
     open_keys = [cell.key for plan in plans for cell in plan.cells if cell.constant is None]
-    open_keys += [key for plan in plans for key in plan.wanted]
+    wanted = [key for plan in plans for key in plan.wanted]
+    open_keys += [key for key in wanted if not _draws_an_open_study(stages[key])]
     while open_keys:
         key = open_keys.pop()
         if key in needed or key in finished:
             continue
         needed.add(key)
-        parents = stages[key].parents.values()
+        below = [t for study in stages[key].awaits.values() for t in trials.get(study, ())]
         # A blocked stage cannot use what runs below it; its blocked parents stay in view, as they are the cause.
-        open_keys.extend(p for p in parents if stages[key].blocked is None or stages[p].blocked is not None)
-        open_keys.extend(trial for study in stages[key].awaits.values() for trial in trials.get(study, ()))
+        below += stages[key].parents.values()
+        open_keys.extend(p for p in below if stages[key].blocked is None or stages[p].blocked is not None)
+    asked = {study for key in needed if stages[key].blocked is None for study in stages[key].awaits.values()}
+    needed.update(key for key in wanted if _draws_an_open_study(stages[key]) and asked & {*stages[key].awaits.values()})
     states: dict[str, State] = {}
     reasons: dict[str, str] = {}
     roots: dict[str, str] = {}
@@ -140,6 +143,11 @@ def _root(
         if states.get(parent) in ("blocked", "failed"):
             return roots.get(parent, parent)
     return stage.key if stage.blocked is not None else None
+
+
+def _draws_an_open_study(stage: Stage) -> bool:
+    """Its figures alone are no reason to run a study."""
+    return bool(stage.awaits) and stage.spec.get("analysis", {}).get("kind") == "study"
 
 
 def _inherited(root: Stage, reason: str, state: State) -> str:

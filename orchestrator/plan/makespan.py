@@ -65,7 +65,8 @@ def simulate(order: Order, devices: int, *, most: int = 1, outstanding: int | No
         most: largest pack (`run.pack`).
         outstanding: packs that are handed out at a time, running or waiting for a device; default: none waits.
     """
-    free = list(range(devices))
+    free: list[int] = []  # of the first `used` devices; the others have not been needed yet
+    used = 0
     waiting: list[tuple[float, int, Sequence[Stage]]] = []  # less its urgency, number, pack
     running: list[tuple[float, int, int, Sequence[Stage], int]] = []  # end, number, device, pack, place in the pack
     spans: list[Span] = []
@@ -83,8 +84,10 @@ def simulate(order: Order, devices: int, *, most: int = 1, outstanding: int | No
                 break
             taken += 1
             heapq.heappush(waiting, (-order.urgency(pack), taken, pack))
-        while waiting and free:
-            start(heapq.heappop(free), heapq.heappop(waiting)[2], 0)
+        while waiting and (free or used < devices):
+            device = heapq.heappop(free) if free else used
+            used = max(used, device + 1)
+            start(device, heapq.heappop(waiting)[2], 0)
         if not running:
             return Schedule(devices, tuple(spans))
         now, _, device, pack, place = heapq.heappop(running)

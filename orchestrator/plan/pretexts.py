@@ -104,7 +104,10 @@ class Pretexts:
             blocked, spec["init"], parents["init"] = blocked or weights.blocked, True, weights.key
         if tuned(self.grid, pretext):
             study = self._study(tune_of(self.grid, pretext), spec, parents, source, name, labels, blocked)
-            return self.studies.setdefault(study.key, study)
+            known = self.studies.get(study.key)
+            if known is None or known.tune["trials"] < study.tune["trials"]:  # two pretexts may be one study
+                self.studies[study.key] = study
+            return self.studies[study.key]
         return self.stage("pretrain", spec, parents, facts, name, labels, blocked)
 
     def _why_not_cubed(self, method: str, spec: Mapping[str, Any], source: str, prepared: Stage) -> str | None:
@@ -169,7 +172,7 @@ class Pretexts:
         judged = rungs(tune, steps[-1], every)
         if tune.pruning is not None and not judged:
             self.noted.append(f"{name}: no trial can be given up, as its curve has no point before step {steps[-1]}")
-        objective, problem = self._objective(tune, spec)
+        objective, problem = self._objective(tune, spec, f"pretexts.{labels['pretext']}.tune.objective")
         longest = {**spec, "pretrain": {**spec["pretrain"], "steps": steps[-1]}, "rungs": judged}
         facts = self.facts[source]
         return Study(
@@ -188,8 +191,8 @@ class Pretexts:
             provisional=(blocked or problem) is not None,
         )
 
-    def _objective(self, tune: Tune, spec: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-        """What a trial's value is, and why it cannot be had."""
+    def _objective(self, tune: Tune, spec: dict[str, Any], where: str) -> tuple[dict[str, Any], str | None]:
+        """What a trial's value is, and why it cannot be had. `where` it stands in the grid."""
         asked = tune.objective
         if not isinstance(asked, Downstream):
             metric, direction = objective_of(spec["pretext"]["method"])
@@ -197,13 +200,13 @@ class Pretexts:
         facts = self.facts[asked.dataset]
         if facts.listing is not None and not facts.listing.train:
             raise WrongRequest(
-                f"tune.objective: {stand_in(self.grid, asked.dataset)} has no official training part: each seed draws "
+                f"{where}: {stand_in(self.grid, asked.dataset)} has no official training part: each seed draws "
                 "its own, so that images held out for one seed evaluate another; expected a dataset with official "
                 "parts, or `objective: validation`"
             )
         n_train, problem = facts.train_size(asked.fraction, None)
         if problem is None and n_train is not None and n_train < 2:
-            problem = f"tune.objective: {n_train} image to train on and to validate with; raise the fraction"
+            problem = f"{where}: {n_train} image to train on and to validate with; raise the fraction"
         dials = check_section(SECTIONS["finetune"], {**self.grid.finetune, **asked.finetune})
         options, settings = self.data[asked.dataset]["options"], parse(FinetuneSettings, dials)
         network = parse_network(spec["network"])

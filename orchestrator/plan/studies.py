@@ -16,6 +16,7 @@ from orchestrator.plan.keys import canonical, meaning, stage_key
 from orchestrator.plan.stages import Stage, Study
 from trainables.settings import PRETEXT_SETTINGS, PretrainSettings, as_before
 from trainables.settings.training import LENGTH_DIALS
+from trainables.versions import VERSIONS
 
 TrialState = Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]  # the last only where Optuna is told
 Record = Mapping[str, Any]
@@ -40,13 +41,17 @@ class Trial:
 
 
 def study_key(spec: Mapping[str, Any], parents: Mapping[str, str], fingerprint: str, tune: Mapping[str, Any]) -> str:
-    """What a study is: its pretext, space, lengths, objective, pruning and seed. Not how many trials it has.
+    """What a study is: pretext, space, lengths, objective, pruning, seed, and the code that trains and judges its
+    trials. Not how many trials it has.
 
     Args:
         tune: the complete `tune:` section; `resolved`: the objective with all its settings.
     """
     choice = {name: value for name, value in tune.items() if name not in _NOT_MEANT}
     choice["resolved"] = meaning({"objective": tune["resolved"]})["objective"]
+    judged = ["finetune"] if tune["resolved"]["kind"] == "downstream" else []
+    raised = {name: VERSIONS[name] for name in ("trial", *judged) if VERSIONS[name] > 1}
+    choice |= {"lengths": sorted(choice["lengths"]), **({"versions": raised} if raised else {})}
     base = stage_key("pretrain", spec, parents, fingerprint)
     return hashlib.sha256(canonical(["study", base, choice]).encode()).hexdigest()[:24]
 

@@ -49,5 +49,5 @@ def _open_folder(uri: str, path: str, create: bool) -> Backend:
             return Backend(uri, MemoryStore(), folder)
         folder.mkdir(parents=True, exist_ok=True)
         return Backend(uri, LocalStore(prefix=folder), folder)
-    except (BaseError, OSError, RuntimeError) as error:  # RuntimeError: ~nobody
+    except (BaseError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~nobody; ValueError: a null byte
         raise StoreError(f"store {uri}: cannot make or open it: {first_line(error)}") from error

@@ -60,9 +60,10 @@ class Runs:
     def store(self) -> Store:
         return open_store(str(self.store_folder))
 
-    def run(self, grid: str, *more: str, code: int = 0) -> dict[str, Any]:
-        """Run a grid inline; its JSON."""
-        words = [grid, "--store", str(self.store_folder), "--executor", "inline", "--json", *TINY, *more]
+    def run(self, grid: str | list[str], *more: str, code: int = 0) -> dict[str, Any]:
+        """Run a grid, or several, inline; its JSON."""
+        grids = [grid] if isinstance(grid, str) else grid
+        words = [*grids, "--store", str(self.store_folder), "--executor", "inline", "--json", *TINY, *more]
         out = self._called(run_grid.main, words, code)
         return dict(json.loads(out)) if out else {}
 

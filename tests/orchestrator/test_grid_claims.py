@@ -58,7 +58,7 @@ WRONG = {
     "alpha of one": ("    over:", "    alpha: 1\n    over:", 21, "claims.0.alpha: expected less than 0.5, but got 1"),
     "no statement": ("    statement: ConRec beats a random start.\n", "", 15, "claims.0.statement is missing"),
     "empty source": ("source: P1 §3", "source: ''", 17, "claims.0.source: expected some words, but got none"),
-    "a blank in the id": ("id: c1", "id: c 1", 15, "claims.0.id: expected letters, digits, dots, dashes"),
+    "a blank in the id": ("id: c1", "id: c 1", 15, "claims.0.id: expected at most 100 letters, digits, dots"),
     "unknown grid beside": (
         "    over:",
         "    beside: [p1-tabel2]\n    over:",

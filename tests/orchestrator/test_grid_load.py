@@ -77,7 +77,11 @@ WRONG = {
     ),
     "word for gpus": (*end("run: {resources: {finetune: {gpus: all}}}"), 14, "expected a number or 'auto', but got"),
     "a number as a name": ("model: ConRec", "model: 5", 7, "rows.1.model: expected a text, but got 5"),
-    "a slash in the name": ("grid: mine", "grid: a/b", 1, "grid: expected letters, digits, dots, dashes"),
+    "a slash in the name": ("grid: mine", "grid: a/b", 1, "grid: expected at most 100 letters, digits, dots, dashes"),
+    "a name too long for a file": ("grid: mine", f"grid: {'m' * 101}", 1, "grid: expected at most 100 letters, digits"),
+    "half a character": ("model: ConRec", 'model: "\\ud800x"', 7, "'\\ud800x' holds a character that is in no text"),
+    "a null byte": ("model: ConRec", 'model: "a\\0"', 7, "'a\\x00' holds a character that is in no text"),
+    "a null byte in a key": (*end('pretexts: {"a\\0": {}}'), 14, "holds a character that is in no text"),
     "a date that is none": ("title: Mine", "title: 2020-13-45", 2, "'2020-13-45' cannot be read: month must be"),
     "a tag that lies": ("title: Mine", "title: !!int abc", 2, "'abc' cannot be read"),
     # Out of range

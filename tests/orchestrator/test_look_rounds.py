@@ -74,6 +74,11 @@ def run(request: Request, store: Store, value: Value) -> tuple[Rounds, list[Coun
     return rounds, ran
 
 
+def test_claims_count_before_the_first_look(request_: Request, store: Store) -> None:
+    (told,) = Rounds([request_], store).record()
+    assert (told["claims"], told["decided"]) == (2, 0)
+
+
 def test_only_cells_of_open_claims_get_further_seeds(request_: Request, store: Store) -> None:
     rounds, ran = run(request_, store, clear_and_close)
     close = {"Random 0.05", "ConRec 0.05"}
@@ -135,8 +140,8 @@ def test_a_row_with_seeds_of_its_own_keeps_them(tmp_path: Path, store: Store) ->
 
 
 def test_rounds_add_up() -> None:
-    first = Report(succeeded=3, executed={"finetune": 3, "pretrain": 1}, failed={"a": "no"}, wasted=1)
-    second = Report(succeeded=2, executed={"finetune": 2}, failed={"b": "no"}, interrupted=True, not_in_mlflow=1)
+    first = Report(succeeded=4, executed={"finetune": 3, "pretrain": 1}, failed={"a": "no"}, wasted=1)
+    second = Report(succeeded=6, executed={"finetune": 2}, failed={"b": "no"}, interrupted=True, not_in_mlflow=1)
     both = merged(first, second)
-    assert (both.succeeded, both.executed, set(both.failed)) == (5, {"finetune": 5, "pretrain": 1}, {"a", "b"})
+    assert (both.succeeded, both.executed, set(both.failed)) == (6, {"finetune": 5, "pretrain": 1}, {"a", "b"})
     assert (both.wasted, both.interrupted, both.not_in_mlflow) == (1, True, 1)

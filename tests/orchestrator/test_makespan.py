@@ -135,6 +135,13 @@ def test_grids_stay_near_the_bound(devices: int, most: int) -> None:
     assert schedule.utilisation == pytest.approx(sum(s.cost for s in stages.values()) / devices / schedule.makespan)
 
 
+def test_devices_beyond_the_stages_change_nothing() -> None:
+    stages = graph(stage("a", cost=3), stage("b", "a", cost=2), stage("c", cost=4), stage("d", cost=1))
+    few, many = run(stages, 4), run(stages, 10**12)
+    assert few.spans == many.spans and few.makespan == 5
+    assert many.utilisation == pytest.approx(10 / (5 * 10**12))
+
+
 def test_forecast_tells_the_same_as_json_values() -> None:
     stages = graph(stage("a", cost=3), stage("b", "a", cost=2), stage("c", cost=4), stage("d", cost=1))
     assert forecast(Frontier(stages), stages, 2, most=1) == {

@@ -56,6 +56,88 @@ def test_a_study_is_run_grown_and_reused(runs: Runs, tmp_path: Path) -> None:
     assert executed(smaller) == {}
 
 
+def test_the_plan_of_a_study_that_has_grown_since_stays_as_it_was_run(runs: Runs, tmp_path: Path) -> None:
+    runs.run(tuned(tmp_path, trials=1, startup=9))
+    (plan,) = runs.store.plans("tuned")
+    before, told = runs.studied(), runs.status("tuned", "--plan", plan)
+    (cell,) = [key for key, record in runs.commits().items() if record["kind"] == "finetune" and record["parents"]]
+    grid = tuned(tmp_path, trials=7, startup=9)
+    runs.run(grid)
+    assert runs.studied()["winner"] != before["winner"]  # else this test says nothing
+    assert runs.status("tuned", "--plan", plan) == told and "1 of 1 trials ended" in told
+    words = shlex.split(runs.status("--replay", cell))
+    assert words[:4] == ["python", "-m", "orchestrator.run_grid", grid]
+    assert executed(runs.run(*words[3:])) == {"finetune": 1}
+    assert f"{cell}: equal to the record, digit for digit" in runs.err
+
+
+def test_seeds_by_looks_go_on_below_a_study_in_one_run(runs: Runs, tmp_path: Path) -> None:
+    claim = (
+        "{id: a, statement: s, source: s, test: difference, rows: {model: Reconstruction}, against: {model: Random}}"
+    )
+    text = Path(tuned(tmp_path, trials=2)).read_text().replace("seeds: [0]", "seeds: {looks: [2, 4], until: claims}")
+    totals = runs.run(write_grid(tmp_path, f"{text}claims:\n  - {claim}\n", "looks.yaml"))
+    (looks,) = totals["looks"]
+    assert (looks["claims"], looks["decided"], looks["released"]) == (1, 0, 8)
+    assert executed(totals) == {"trial": 2, "finetune": 8, "analysis": 1} and totals["succeeded"] == 11
+
+
+def test_a_study_whose_cells_the_data_block_is_not_run(runs: Runs, tmp_path: Path) -> None:
+    """A column on data that are not there: the figure of the study alone is no reason to train it."""
+    text = Path(tuned(tmp_path)).read_text().replace("{dataset: shapes,", "{dataset: mine,")
+    grid = write_grid(tmp_path, f"{text}datasets: {{mine: {{reader: folder, path: nowhere}}}}\n", "blocked.yaml")
+    runs.run(grid, code=2)
+    assert "nothing can run:" in runs.err and runs.commits() == {}
+    sound = "columns:\n  - {dataset: shapes, pretext_data: shapes, fractions: [0.2]}\n"
+    both = write_grid(tmp_path, Path(grid).read_text().replace("columns:\n", sound), "both.yaml")
+    assert executed(runs.run(both, code=1)) == {"trial": 4, "finetune": 2, "analysis": 1}
+
+
+def test_grids_that_share_a_study_get_the_winner_of_the_one_that_asks_for_most(runs: Runs, tmp_path: Path) -> None:
+    small = tuned(tmp_path, trials=1, startup=9)
+    runs.run(small)
+    before = runs.studied()["winner"]
+    text = Path(tuned(tmp_path, trials=7, startup=9)).read_text().replace("grid: tuned", "grid: large")
+    large = write_grid(tmp_path, text, "large.yaml")
+    totals = runs.run([tuned(tmp_path, trials=1, startup=9), large])
+    state = json.loads(runs.status("tuned", "--json"))
+    assert state["studies"][0]["winner"] not in (None, before)
+    assert executed(totals) == {"trial": 6, "finetune": 1, "analysis": 1}
+    assert state["stages"]["waiting"] == 0 == state["stages"]["failed"]
+    assert executed(runs.run([small, large])) == {}
+
+
+def test_trials_that_died_with_their_worker_are_tried_again_where_none_has_won(runs: Runs, tmp_path: Path) -> None:
+    grid = tuned(tmp_path, trials=2, lengths="[1]", pruning=None)
+    runs.run(grid)
+    whole = runs.commits()
+    for proposal in runs.trials().values():
+        (runs.store_folder / "commits" / f"{proposal['key']}.json").unlink()
+        stage = {k: v for k, v in whole[proposal["key"]].items() if k in Stage.__dataclass_fields__}
+        runs.store.fail({**stage, "outcome": "failed", "cause": "worker", "error": "its worker process died 3 times"})
+    totals = runs.run(grid)
+    assert (executed(totals), totals["blocked"]) == ({"trial": 2}, 0)
+    assert {k: r["metrics"] for k, r in runs.commits().items()} == {k: r["metrics"] for k, r in whole.items()}
+
+
+def test_what_a_killed_run_left_of_a_study_that_is_over_is_tidied_by_the_next(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = tuned(tmp_path, space="length", lengths="[0.25, 0.5, 1]", trials=3, pruning=None)
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.execute.studies.conclude", lambda store, study, trials: None)  # killed before it
+        runs.run(grid)
+    (study,) = runs.store.studies()
+    states = runs.store_folder / "studies" / study / "states"
+    kept = [r["key"] for r in runs.commits().values() if r["kind"] == "trial"]
+    assert any(states.rglob("*.*")) and not runs.store.conclusions(study)
+    assert executed(runs.run(grid)) == {}
+    (won,) = runs.store.conclusions(study).values()
+    assert not any(path.is_file() for path in states.rglob("*"))
+    left = [key for key in kept if any((runs.store_folder / "artifacts" / key).rglob("weights*"))]
+    assert left == [won["key"]] == [runs.studied()["winner"]]
+
+
 def test_steps_executed_over_lengths_are_those_of_the_longest_alone(runs: Runs, tmp_path: Path) -> None:
     runs.run(tuned(tmp_path, space="length", lengths="[0.25, 0.5, 1]", trials=3, pruning=None))
     trials = [record for record in runs.commits().values() if record["kind"] == "trial"]
@@ -345,7 +427,8 @@ def test_downstream_on_a_pool_is_a_wrong_request(runs: Runs, tmp_path: Path) -> 
     grid = tuned(tmp_path, objective="{dataset: shapes}", pruning=None)
     runs.run(grid, code=2)
     (line,) = runs.err.strip().splitlines()
-    assert line.startswith("error: tune.objective: shapes has no official training part")
+    where = f"{grid}: pretexts.reconstruction.tune.objective"
+    assert line.startswith(f"error: {where}: shapes has no official training part")
     assert "expected a dataset with official parts, or `objective: validation`" in line
 
 

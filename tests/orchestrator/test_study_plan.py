@@ -11,11 +11,12 @@ import pytest
 from orchestrator.plan.build import plan_record, restore_plan
 from orchestrator.plan.diff import diff
 from orchestrator.plan.stages import Plan, Study
-from orchestrator.plan.studies import Trial, family, is_over, may_propose, trial_stage, trials_of, winner
+from orchestrator.plan.studies import Trial, family, is_over, may_propose, study_key, trial_stage, trials_of, winner
 from orchestrator.plan.unfold import unfold
 from tests.orchestrator.made_up import planned, write_grid
 from tests.orchestrator.studied import keyed, study, through_json, trial
 from trainables.settings import PRETEXT_SETTINGS
+from trainables.versions import VERSIONS
 
 GRID = """\
 grid: tuned
@@ -179,6 +180,28 @@ def test_another_space_seed_rule_or_setting_is_another_study(
     assert before.key != after.key
     changes = {"pretrain.learning_rate": 0.01}
     assert trial_stage(before, changes).key != trial_stage(after, changes).key
+
+
+def test_code_that_trains_or_judges_trials_otherwise_makes_another_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = study_of(tmp_path)
+
+    def key(kind: str) -> str:
+        return study_key(made.spec, {}, made.fingerprint, {**made.tune, "resolved": {**made.objective, "kind": kind}})
+
+    validation, downstream = key("validation"), key("downstream")
+    assert validation == made.key
+    with monkeypatch.context() as patched:
+        patched.setitem(VERSIONS, "finetune", VERSIONS["finetune"] + 1)
+        assert key("validation") == validation and key("downstream") != downstream
+    monkeypatch.setitem(VERSIONS, "trial", VERSIONS["trial"] + 1)
+    assert key("validation") != validation and key("downstream") != downstream
+
+
+def test_lengths_are_a_set(tmp_path: Path) -> None:
+    one, other = (study_of(tmp_path, lengths=lengths) for lengths in ("[1, 0.5]", "[0.5, 1]"))
+    assert (one.key, one.steps) == (other.key, other.steps)
 
 
 def test_the_objective_is_the_pretexts_own_metric(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ MINE = (
     + "datasets: {mine: {reader: folder, path: set}}\nstand_ins: {mine: mine}\n"
 )
 PLAN_ID = "20261121T100000000Z-a"
+LONG = "long" * 100
 NOBODY = "http://127.0.0.1:9"  # the port of a service that nobody runs any more
 
 
@@ -121,6 +122,16 @@ CASES = {
     "no such grid": Wrong("run_grid p1-tabel2", ("no grid 'p1-tabel2'", "did you mean 'p1-table2' or ")),
     "an empty name": Wrong("run_grid ''", ("no grid ''", "allowed: ", "smoke")),
     "no such file": Wrong("run_grid mine.yaml", ("mine.yaml: no such file", "expected a grid in YAML")),
+    "a file name too long": Wrong(f"run_grid {LONG}.yaml", (f"{LONG}.yaml: no such file",)),
+    "a grid name too long": Wrong(
+        f"status {LONG} --store runs",
+        ("no plan of grid", "it holds plans of smoke"),
+        store_with("plans", "{}"),
+        kept=True,
+    ),
+    "a store with a null byte": Wrong(
+        "run_grid smoke --store 'a\0b'", ("store a", "cannot make or open it: embedded null")
+    ),
     "a folder": Wrong(
         "run_grid mine.yaml", ("mine.yaml: this is a folder", "expected a grid"), lambda: Path("mine.yaml").mkdir()
     ),
