@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FORMAT = 1  # of plans
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a grid or an analysis, as `orchestrator.grid.schema` has it
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a grid or an analysis, as `orchestrator.grid.schema` has it
 FILE = r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*"
 FILE_NAME = re.compile(FILE)
 ARTIFACT = re.compile(rf"artifacts/(?P<key>{FILE})/(?P<attempt>{FILE})/(?P<name>{FILE})")
