@@ -146,8 +146,8 @@ def _root(
 
 
 def _draws_an_open_study(stage: Stage) -> bool:
-    """Its figures alone are no reason to run a study."""
-    return bool(stage.awaits) and stage.spec.get("analysis", {}).get("kind") == "study"
+    """Its figures alone are no reason to run a study; where the study is blocked, so are they."""
+    return bool(stage.awaits) and stage.blocked is None and stage.spec.get("analysis", {}).get("kind") == "study"
 
 
 def _inherited(root: Stage, reason: str, state: State) -> str:
