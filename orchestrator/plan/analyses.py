@@ -100,7 +100,7 @@ class _Analyses:
         if draft.gaps and not needs:  # nothing is left of it
             causes += [stage.blocked for stage in draft.gaps.values()]
         labels: Labels = {"analysis": name, "dataset": draft.dataset, "seed": draft.spec["seed"]}
-        stage = self.below.stage(
+        drawn = self.below.draft(
             "analysis",
             draft.spec,
             draft.parents,
@@ -110,6 +110,7 @@ class _Analyses:
             next((cause for cause in causes if cause is not None), None),
             draft.awaits,
         )
+        stage = self.below.stage(drawn)
         cost = analysis_seconds(draft.spec, self._images(draft))
         self.below.stages[stage.key] = replace(stage, cost=cost)
         if needs:

@@ -137,6 +137,7 @@ class _Expansion:
             "network": spec["network"]["name"],
             "dataset": actual,
             "fraction": fraction,
+            "seed": None,  # each stage's own
         }
         share = f" {fraction:.3g}" if fraction else ""
         start = row.model if kind == "probe" else f"{row.scenario} {row.model}"
@@ -146,4 +147,5 @@ class _Expansion:
         parents = {"pretrain": parent.key} if isinstance(parent, Stage) else {}
         awaits = {"pretrain": parent.key} if isinstance(parent, Study) else {}
         seeds, facts = self.grid.seeds if row.seeds is None else row.seeds, self.below.facts[column.dataset]
-        return self.below.stages_of_seeds(seeds, kind, spec, parents, facts, name, labels, problem, awaits)
+        draft = self.below.draft(kind, spec, parents, facts, name, labels, problem, awaits)
+        return self.below.stages_of_seeds(draft, seeds)

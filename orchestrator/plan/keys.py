@@ -76,5 +76,10 @@ def seed_keys(
     return [_digest(f"{before}{canonical(seed)}{after}") for seed in seeds]
 
 
+def awaited(awaits: Mapping[str, str]) -> dict[str, str]:
+    """What stands in a key for parents that studies are still to find."""
+    return {role: f"study {study}" for role, study in awaits.items()}
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -24,7 +24,7 @@ from orchestrator.plan.datasets import (
     tuned,
     weights_file,
 )
-from orchestrator.plan.keys import canonical, seed_keys, stage_key
+from orchestrator.plan.keys import awaited, canonical, seed_keys, stage_key
 from orchestrator.plan.lengths import in_steps, lengths, rungs
 from orchestrator.plan.stages import Labels, Stage, Study
 from orchestrator.plan.studies import objective_of, study_key, trial_cost
@@ -108,7 +108,7 @@ class Pretexts:
             if known is None or known.tune["trials"] < study.tune["trials"]:  # two pretexts may be one study
                 self.studies[study.key] = study
             return self.studies[study.key]
-        return self.stage("pretrain", spec, parents, facts, name, labels, blocked)
+        return self.stage(self.draft("pretrain", spec, parents, facts, name, labels, blocked))
 
     def _why_not_cubed(self, method: str, spec: Mapping[str, Any], source: str, prepared: Stage) -> str | None:
         """Why the network cannot be trained on volumes of their size; scans are cut to that of the prepare stage."""
@@ -139,19 +139,19 @@ class Pretexts:
         if checked.get("colours") == "network":
             colorizer = self._colorizer(file or "")
             parents, blocked = {"colorizer": colorizer.key}, blocked or colorizer.blocked
-        return self.stage("prepare", spec, parents, facts, name, labels, blocked)
+        return self.stage(self.draft("prepare", spec, parents, facts, name, labels, blocked))
 
     def _colorizer(self, file: str) -> Stage:
         facts = self.facts_of(colorizer_file(file))
         spec = {"format": COLORIZER, "file": file or None}
-        return self.stage("import", spec, {}, facts, COLORIZER, {"pretext": COLORIZER}, facts.absent)
+        return self.stage(self.draft("import", spec, {}, facts, COLORIZER, {"pretext": COLORIZER}, facts.absent))
 
     def _import(self, pretext: str, source: str, network: dict[str, Any]) -> Stage:
         asked = import_of(self.grid, pretext)
         facts = self.facts_of(weights_file(asked))
         spec = {"format": asked.format, "file": asked.file, "network": network}
         labels: Labels = {"pretext": pretext, "pretext_data": source, "network": network["name"]}
-        return self.stage("import", spec, {}, facts, f"{pretext} | {asked.format}", labels, facts.absent)
+        return self.stage(self.draft("import", spec, {}, facts, f"{pretext} | {asked.format}", labels, facts.absent))
 
     def _study(
         self,
@@ -223,7 +223,7 @@ class Pretexts:
         about = {"kind": "downstream", "metric": "dice", "direction": "maximize"}
         return {**about, "finetune": finetune, "data": facts.fingerprint}, problem
 
-    def stage(
+    def draft(
         self,
         kind: str,
         spec: dict[str, Any],
@@ -234,53 +234,10 @@ class Pretexts:
         blocked: str | None,
         awaits: Mapping[str, str] = MappingProxyType({}),
     ) -> Stage:
-        """The stage with this content, made once. With studies to wait for it gets its real key when they are over."""
-        key = stage_key(kind, spec, {**parents, **_awaited(awaits)}, facts.fingerprint)
-        if key not in self.stages:
-            self.stages[key] = self._stage(key, kind, spec, parents, facts, name, labels, blocked, awaits)
-        return self.stages[key]
-
-    def stages_of_seeds(
-        self,
-        seeds: Sequence[int],
-        kind: str,
-        spec: dict[str, Any],
-        parents: dict[str, str],
-        facts: DataFacts,
-        name: str,
-        labels: Labels,
-        blocked: str | None,
-        awaits: Mapping[str, str],
-    ) -> list[Stage]:
-        """As `stage` with each of the seeds in the spec, the labels and the name; what they share is made once."""
-        keys = seed_keys(kind, spec, seeds, {**parents, **_awaited(awaits)}, facts.fingerprint)
-        shared = self._stage("", kind, spec, parents, facts, name, labels, blocked, awaits)
-        for seed, key in zip(seeds, keys, strict=True):
-            if key not in self.stages:
-                self.stages[key] = replace(
-                    shared,
-                    key=key,
-                    spec={**spec, "seed": seed},
-                    name=f"{name} | seed {seed}",
-                    labels={**labels, "seed": seed, "profile": self.profile},
-                )
-        return [self.stages[key] for key in keys]
-
-    def _stage(
-        self,
-        key: str,
-        kind: str,
-        spec: dict[str, Any],
-        parents: dict[str, str],
-        facts: DataFacts,
-        name: str,
-        labels: Labels,
-        blocked: str | None,
-        awaits: Mapping[str, str],
-    ) -> Stage:
+        """A stage with this content that has no key yet."""
         unsure = [self.stages[p].provisional for p in parents.values()] + [bool(awaits)]
         return Stage(
-            key=key,
+            key="",
             kind=kind,
             spec=spec,
             parents=parents,
@@ -293,7 +250,22 @@ class Pretexts:
             awaits=dict(awaits),
         )
 
+    def stage(self, draft: Stage) -> Stage:
+        """The stage of a draft, made once. With studies to wait for it gets its real key when they are over."""
+        key = stage_key(draft.kind, draft.spec, {**draft.parents, **awaited(draft.awaits)}, draft.fingerprint)
+        return self.stages.setdefault(key, replace(draft, key=key))
 
-def _awaited(awaits: Mapping[str, str]) -> dict[str, str]:
-    """What stands in a key for parents that studies are still to find."""
-    return {role: f"study {study}" for role, study in awaits.items()}
+    def stages_of_seeds(self, draft: Stage, seeds: Sequence[int]) -> list[Stage]:
+        """As `stage` with each of the seeds in the spec, the labels and the name; what they share is made once."""
+        parents = {**draft.parents, **awaited(draft.awaits)}
+        keys = seed_keys(draft.kind, draft.spec, seeds, parents, draft.fingerprint)
+        for seed, key in zip(seeds, keys, strict=True):
+            if key not in self.stages:
+                self.stages[key] = replace(
+                    draft,
+                    key=key,
+                    spec={**draft.spec, "seed": seed},
+                    name=f"{draft.name} | seed {seed}",
+                    labels={**draft.labels, "seed": seed},
+                )
+        return [self.stages[key] for key in keys]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from orchestrator.plan.keys import stage_key
+from orchestrator.plan.keys import awaited, stage_key
 from orchestrator.plan.stages import Cell, Plan, Stage, Study
 from orchestrator.plan.studies import Trial, is_over, trial_stage, winner
 
@@ -50,8 +50,7 @@ def moved(stage: Stage, keys: Mapping[str, str]) -> Stage:
     parents = {role: keys.get(parent, parent) for role, parent in stage.parents.items()}
     if parents == stage.parents:
         return stage
-    still = {role: f"study {study}" for role, study in stage.awaits.items()}
-    key = stage_key(stage.kind, stage.spec, {**parents, **still}, stage.fingerprint)
+    key = stage_key(stage.kind, stage.spec, {**parents, **awaited(stage.awaits)}, stage.fingerprint)
     return replace(stage, key=key, parents=parents)
 
 
