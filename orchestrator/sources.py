@@ -97,17 +97,11 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
 
 
 def _plan(store: Store, grid: str, plan_id: str | None, profile: str | None) -> dict[str, Any]:
-    from orchestrator.record.cell_reader import load_plan, profiles_of
-    from orchestrator.record.store import StoreError
+    from orchestrator.record.cell_reader import load_plan, newest_of_profile
 
-    if plan_id is not None or profile is None:
-        return load_plan(store, grid, plan_id)
-    there = profiles_of(store, grid)
-    fitting = [plan for plan, found in there.items() if found == profile]
-    if there and not fitting:
-        known = ", ".join(sorted(set(there.values())))
-        raise StoreError(f"store {store.uri}: no plan of grid {grid!r} with profile {profile!r}; there are {known}")
-    return load_plan(store, grid, fitting[-1] if fitting else None)
+    if plan_id is None and profile is not None and store.plans(grid):
+        plan_id = newest_of_profile(store, grid, profile)
+    return load_plan(store, grid, plan_id)  # without any plan it says which grids there are
 
 
 def _settled(plan: dict[str, Any], store: Store) -> Mapping[str, Any]:

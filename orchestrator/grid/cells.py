@@ -28,10 +28,11 @@ def places(grid: Grid) -> Iterator[Place]:
                 continue
             for fraction in column.fractions or [None]:  # type: ignore[list-item]
                 for seed in row.seeds if row.seeds is not None else grid.seeds:
-                    yield Place({**_axes(grid, row, column), "fraction": fraction, "seed": seed}, i, j)
+                    yield Place({**axes_of(grid, row, column), "fraction": fraction, "seed": seed}, i, j)
 
 
-def _axes(grid: Grid, row: Row, column: Column) -> dict[str, Any]:
+def axes_of(grid: Grid, row: Row, column: Column) -> dict[str, Any]:
+    """What a row is in a column, with what the grid or the column says for it."""
     return {
         "scenario": row.scenario,
         "model": row.model,

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.grid.analysis_faults import datasets_asked, name_faults, shape_faults
+from orchestrator.grid.cells import axes_of
 from orchestrator.grid.claims import claim_faults
 from orchestrator.grid.errors import GridError, near
 from orchestrator.grid.faults import explain, model_faults, section_faults
@@ -202,15 +203,22 @@ def _constants(grid: Grid, source: Source) -> Iterator[GridError]:
 
 def _twins(grid: Grid, source: Source) -> Iterator[GridError]:
     """Rows or columns that the table could not tell apart."""
-    network = grid.network.get("name")
-    rows = [(r.scenario, r.model, r.pretext_data, r.frozen, r.network.get("name", network)) for r in grid.rows]
-    columns = [column.dataset for column in grid.columns]
-    lines: tuple[tuple[str, list[Any], str], ...] = (
-        ("rows", rows, "the same scenario, model, pretext_data, network and frozen; rename one model"),
-        ("columns", columns, "the same dataset; put their fractions into one"),
-    )
-    for name, all_, advice in lines:
-        for number, line in enumerate(all_):
-            first = all_.index(line)
+    places: dict[tuple[Any, ...], int] = {}
+    for number, row in enumerate(grid.rows):
+        for column in grid.columns:
+            axes = {axis: value for axis, value in axes_of(grid, row, column).items() if axis != "pretext"}
+            first = places.setdefault(tuple(axes.values()), number)
             if first < number:
-                yield GridError(f"{source.place((name, number))}: {name}.{first} and {name}.{number} have {advice}")
+                yield GridError(
+                    f"{source.place(('rows', number))}: rows.{first} and rows.{number} have the same scenario, model, "
+                    "pretext_data, network and frozen; rename one model"
+                )
+                break
+    datasets = [column.dataset for column in grid.columns]
+    for number, dataset in enumerate(datasets):
+        first = datasets.index(dataset)
+        if first < number:
+            yield GridError(
+                f"{source.place(('columns', number))}: columns.{first} and columns.{number} have the same dataset; put "
+                "their fractions into one"
+            )

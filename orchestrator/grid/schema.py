@@ -100,7 +100,7 @@ class Row(Model):
     """One row of the table: how a network is initialised, and from what.
 
     A `probe` row may have a pretext; without one its encoder is a random one. A `constant` row has values from the
-    literature by dataset, as fractions; it never runs.
+    literature by dataset, as fractions and of the first metric of the table; it never runs.
     """
 
     scenario: Scenario

@@ -45,13 +45,29 @@ def load_plan(store: Store, grid: str, plan_id: str | None = None) -> dict[str, 
 
 def profiles_of(store: Store, grid: str) -> dict[str, str]:
     """Plan id -> profile of the newest plans of a grid, oldest first; told without reading them as a whole."""
-    found = {}
-    for plan in store.plans(grid)[-NEWEST:]:
-        data = store._backend.get(f"plans/{grid}/{plan}.json") or b""
-        match = PROFILE.search(data)
-        if match:
-            found[match["plan"].decode()] = match["profile"].decode()
-    return found
+    newest = ((plan, _profile_of(store, grid, plan)) for plan in store.plans(grid)[-NEWEST:])
+    return {plan: profile for plan, profile in newest if profile is not None}
+
+
+def newest_of_profile(store: Store, grid: str, profile: str) -> str:
+    """The id of the newest plan of a grid that has this profile.
+
+    Raises:
+        StoreError: none has.
+    """
+    known = set[str]()
+    for plan in reversed(store.plans(grid)):
+        found = _profile_of(store, grid, plan)
+        if found == profile:
+            return plan
+        known |= set() if found is None else {found}
+    there = ", ".join(sorted(known)) or "none that can be read"
+    raise StoreError(f"store {store.uri}: no plan of grid {grid!r} with profile {profile!r}; there are {there}")
+
+
+def _profile_of(store: Store, grid: str, plan: str) -> str | None:
+    match = PROFILE.search(store._backend.get(f"plans/{grid}/{plan}.json") or b"")
+    return None if match is None else match["profile"].decode()
 
 
 def _read(store: Store, kind: str, keys: Collection[str]) -> Records:

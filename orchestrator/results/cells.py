@@ -36,7 +36,8 @@ def tidy(
     """One row per cell and metric, with the columns of `COLUMNS`.
 
     A succeeded cell has a row for each metric it reported; any other cell one for each metric that the table asks for,
-    so that no cell is lost. Values are fractions as recorded; a value that is not a finite number counts as failed.
+    so that no cell is lost. A constant has one, of the table's first metric. Values are fractions as recorded; a value
+    that is not a finite number counts as failed.
 
     Args:
         plan: a resolved plan of the store.
@@ -82,7 +83,7 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """What a cell says of each metric: its constant, its result, or why there is none."""
     if cell.get("constant") is not None:
-        yield from (Outcome(metric, float(cell["constant"]), "constant") for metric in asked)
+        yield Outcome(asked[0], float(cell["constant"]), "constant")
     elif commit is not None:
         metrics: Mapping[str, Any] = commit.get("metrics") or {}
         for metric in (*asked, *(metric for metric in metrics if metric not in asked)):

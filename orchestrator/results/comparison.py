@@ -110,9 +110,9 @@ def _names(sets: Sequence[Collected]) -> list[str]:
 
 
 def _values(found: Collected) -> dict[Place, dict[int, tuple[str, float | None]]]:
-    """Place -> seed -> key and value in the table's unit; constants have no seeds to pair."""
+    """Place -> seed -> key and value in the table's unit, of the table's metrics; constants have no seeds to pair."""
     scale = 10.0 ** SCALES.get(found.table.unit, 0)
-    cells = found.cells
+    cells = found.cells[found.cells["metric"].isin(list(found.plan["table"]["value"]))]
     columns = [cells[name].tolist() for name in (*PLACE, "seed", "key", "value", "status")]
     values: dict[Place, dict[int, tuple[str, float | None]]] = {}
     for *place, seed, key, value, status in zip(*columns, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.passwords import without_passwords
@@ -17,6 +17,7 @@ from orchestrator.results.render.html import html
 from orchestrator.results.render.latex import latex
 from orchestrator.results.render.markdown import markdown
 from orchestrator.results.statistics.paired import HOLM, HOLM_SOURCE
+from orchestrator.results.table import separating
 
 LEVEL, ALPHA = 0.95, 0.05
 
@@ -45,8 +46,7 @@ class Compared:
 def comparison_page(found: Comparison) -> Page:
     """The sets side by side, each further one with its difference from the first."""
     base, *others = found.sides
-    table = base.found.table
-    axes = tuple(dict.fromkeys((*table.index, *table.columns)))
+    axes = _axes(found)
     columns = [(side.letter,) for side in found.sides]
     for side in others:
         letters = f"{side.letter} {MINUS} {base.letter}"
@@ -60,6 +60,15 @@ def comparison_page(found: Comparison) -> Page:
     title = f"{plan.get('title') or plan['grid']}: comparison"
     caption = f"{names}. Differences are over the seeds that both have."
     return Page(f"{plan['grid']}-comparison", title, names, facts, sheet, tuple(_notes(found)), caption)
+
+
+def _axes(found: Comparison) -> tuple[str, ...]:
+    """The axes that the first set shows, and those that tell the places of all sets apart."""
+    table = found.sides[0].found.table
+    groups = {place: group for side in found.sides for place, group in side.groups.items()}
+    sizeless = [replace(group, axes={**group.axes, "n_train": None}) for group in groups.values()]
+    index, columns, _ = separating(table.index, table.columns, sizeless)
+    return tuple(dict.fromkeys((*index, *columns)))
 
 
 def comparison_files(found: Comparison) -> dict[str, str]:

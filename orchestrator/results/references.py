@@ -1,12 +1,13 @@
 """Published values beside ours: `search_spaces/references/<table>.csv`, in our ids and in the unit as printed.
 
-An empty field of a reference says nothing and fits every group. Numbers are kept as the paper prints them.
+An empty field of a reference says nothing and fits every group; but where a scenario is named and no fraction, all
+images are meant. Numbers are kept as the paper prints them.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -18,8 +19,7 @@ COLUMNS = (
     "scenario", "frozen", "model", "pretext_data", "network", "dataset", "fraction", "n_train", "metric",
     "unit", "mean", "std", "note",
 )  # fmt: skip
-MATCHED = ("scenario", "model", "dataset", "fraction", "metric")
-TIE_BREAKERS = ("pretext_data", "network", "frozen")  # only where the file lists several values for one of MATCHED
+MATCHED = ("scenario", "frozen", "model", "pretext_data", "network", "dataset", "metric")  # and `fraction`
 FOLDER = Path(__file__).resolve().parents[2] / "search_spaces" / "references"
 SCALES = {"fraction": 0, "percent": 2}  # powers of ten from the fraction
 
@@ -73,22 +73,24 @@ def match(groups: Sequence[Axes], references: Sequence[Reference]) -> tuple[list
     warnings: list[str] = []
     fitting: list[list[Reference]] = [[] for _ in groups]
     for reference in references:
-        candidates = [n for n, group in enumerate(groups) if _fits(reference, group, MATCHED)]
+        candidates = [n for n, group in enumerate(groups) if _fits(reference, group)]
         if not candidates:
             warnings.append(f"published value without a group in the grid: {reference}")
         for n in candidates:
             fitting[n].append(reference)
     found: list[Reference | None] = []
-    for group, several in zip(groups, fitting, strict=True):
-        exact = [r for r in several if _fits(r, group, TIE_BREAKERS)] if len(several) > 1 else several
-        if len(exact) > 1:
-            warnings.append(f"{len(exact)} published values fit one group and none is shown: {exact[0]}")
-        found.append(exact[0] if len(exact) == 1 else None)
+    for several in fitting:
+        if len(several) > 1:
+            warnings.append(f"{len(several)} published values fit one group and none is shown: {several[0]}")
+        found.append(several[0] if len(several) == 1 else None)
     return found, warnings
 
 
-def _fits(reference: Reference, group: Axes, axes: Iterable[str]) -> bool:
-    return all(_same(reference.axes[axis], group.get(axis)) for axis in axes if axis in reference.axes)
+def _fits(reference: Reference, group: Axes) -> bool:
+    said = reference.axes
+    if "scenario" in said and "fraction" not in said and group.get("fraction") not in (None, 1):
+        return False
+    return all(_same(said[axis], group.get(axis)) for axis in (*MATCHED, "fraction") if axis in said)
 
 
 def _same(published: Any, ours: Any) -> bool:

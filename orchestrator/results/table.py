@@ -110,7 +110,7 @@ def summarise(plan: Mapping[str, Any], cells: pd.DataFrame, references: Sequence
     layout = plan["table"]
     asked = cells[cells["metric"].isin(list(layout["value"]))]
     groups, warnings = _with_references(plan, _groups(plan, asked), references)
-    index, columns, widened = _separating(tuple(layout["index"]), tuple(layout["columns"]), groups)
+    index, columns, widened = separating(tuple(layout["index"]), tuple(layout["columns"]), groups)
     if widened:
         warnings.append(
             f"grid {plan['grid']}: the layout puts several groups in one place; "
@@ -191,7 +191,7 @@ def _published_only(reference: Reference) -> Group:
     return Group(axes, reference.unit, reference=reference)
 
 
-def _separating(
+def separating(
     index: tuple[str, ...], columns: tuple[str, ...], groups: Sequence[Group]
 ) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
     """Index and columns, with an axis added wherever the asked ones put two groups in one place."""

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import collect
 from orchestrator.record import cell_reader
-from orchestrator.record.cell_reader import load_plan, profiles_of, read_results
+from orchestrator.record.cell_reader import load_plan, newest_of_profile, profiles_of, read_results
 from orchestrator.record.mlflow_connection import TrackingError
 from orchestrator.record.mlflow_reader import is_database, read_runs, read_tracked
 from orchestrator.record.store import Store, StoreError, open_store
@@ -166,3 +166,14 @@ def test_profiles_are_told_from_plans_as_the_store_writes_them(tmp_path: Path) -
     store.save_plan(plan([], plan="2"))
     assert profiles_of(store, "made-up") == {"1": "mini", "2": "paper"}
     assert load_plan(store, "made-up")["plan"] == "2"
+
+
+def test_the_newest_plan_of_a_profile_is_found_below_any_number_of_others(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "s"), create=True)
+    store.save_plan(plan([], plan="000"))
+    for number in range(1, cell_reader.NEWEST + 3):
+        store.save_plan(plan([], plan=f"{number:03}", profile="mini"))
+    assert newest_of_profile(store, "made-up", "paper") == "000"
+    assert newest_of_profile(store, "made-up", "mini") == f"{cell_reader.NEWEST + 2:03}"
+    with pytest.raises(StoreError, match=r"no plan of grid 'made-up' with profile 'smoke'; there are mini, paper"):
+        newest_of_profile(store, "made-up", "smoke")

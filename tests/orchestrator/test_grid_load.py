@@ -182,6 +182,18 @@ WRONG = {
         9,
         "rows.0 and rows.2 have the same",
     ),
+    "row twice, its network once by its name": (
+        "columns:",
+        "  - {scenario: random-init, model: Random, network: {name: conrec-unet, width: 8}}\ncolumns:",
+        9,
+        "rows.0 and rows.2 have the same",
+    ),
+    "row twice, its pretext's data once those of the column": (
+        "columns:",
+        "  - {scenario: seg-enc, model: ConRec, pretext: conrec, pretext_data: shapes}\ncolumns:",
+        9,
+        "rows.1 and rows.2 have the same",
+    ),
     "column twice": (
         "seeds:",
         "  - {dataset: shapes, pretext_data: shapes}\nseeds:",

@@ -80,6 +80,8 @@ def test_an_asked_metric_that_was_not_reported_counts_as_failed() -> None:
 def test_a_constant_is_its_own_value_and_status() -> None:
     (row,) = rows(plan([cell(constant=0.946)]))
     assert (row["value"], row["status"], row["key"]) == ("0.946", "constant", "")
+    (row,) = rows(plan([cell(constant=0.946)], table={"value": ["miou", "loss"]}))
+    assert (row["metric"], row["value"]) == ("miou", "0.946")
 
 
 def test_stand_ins_are_named_where_they_serve() -> None:

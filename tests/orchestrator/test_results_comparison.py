@@ -122,6 +122,29 @@ def test_equal_keys_with_other_values_are_told(tmp_path: Path, capsys: pytest.Ca
     assert rows(tmp_path / "out")[1]["same_cells"] == "false"
 
 
+def test_metrics_that_the_table_does_not_show_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stores = [open_store(str(tmp_path / name), create=True) for name in ("one", "two")]
+    for store, loss in zip(stores, (0.5, 0.9), strict=True):
+        store.commit(commit("a", dice=0.7, loss=loss))
+        store.save_plan(plan([cell(key="a")], stages={"a": stage("a", 1)}))
+    compared(tmp_path, *stores)
+    assert "although their cells have equal keys" not in " ".join(capsys.readouterr().out.split())
+
+
+def test_rows_that_only_another_set_has_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stores = [open_store(str(tmp_path / name), create=True) for name in ("one", "two")]
+    for number, store in enumerate(stores):
+        cells = [cell(frozen=frozen, key=f"{frozen}") for frozen in (False, True)[: number + 1]]
+        store.save_plan(plan(cells, stages={c["key"]: stage(c["key"], 1) for c in cells}))
+    compared(tmp_path, *stores)
+    lines = (tmp_path / "out" / "made-up" / "comparison.md").read_text("utf-8").splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert "Encoder" in table[0]
+    assert len({line for line in table if "Random" in line}) == 2
+
+
 def test_plans_of_two_profiles_in_one_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     filled(tmp_path / "s", BEFORE, "a", plan="20260101T000000000Z-aaaa", profile="mini")
     store = filled(tmp_path / "s", {"ConRec": AFTER["ConRec"]}, "b", plan="20260202T000000000Z-bbbb")

@@ -97,12 +97,25 @@ def test_a_reference_without_a_group_is_said() -> None:
     assert warnings == ["published value without a group in the grid: model=ConRec"]
 
 
-def test_network_counts_only_where_the_file_distinguishes() -> None:
-    group = {"model": "BYOL", "network": "classic-unet"}
-    alone = reference(model="BYOL", network="resnet50-unet")
-    assert match([group], [alone])[0] == [alone]
-    pair = [alone, reference("2", model="BYOL", network="classic-unet")]
-    assert match([group], pair)[0] == [pair[1]]
+@pytest.mark.parametrize(
+    ("axis", "published_", "other"),
+    [("network", "resnet50-unet", "classic-unet"), ("frozen", False, True), ("pretext_data", "flowers102", "pets")],
+)
+def test_a_value_of_another_network_encoder_or_pretext_data_is_not_ours(
+    axis: str, published_: object, other: object
+) -> None:
+    groups = [{"model": "BYOL", axis: published_}, {"model": "BYOL", axis: other}]
+    alone = reference(**{"model": "BYOL", axis: published_})
+    assert match(groups, [alone]) == ([alone, None], [])
+    assert match(groups[1:], [alone])[1] == [f"published value without a group in the grid: {alone}"]
+    anything = reference(model="BYOL")
+    assert match(groups, [anything])[0] == [anything, anything]
+
+
+def test_a_trained_value_without_a_fraction_is_one_of_all_images() -> None:
+    groups = [{"scenario": "seg-enc", "fraction": fraction} for fraction in (None, 0.1, 1)]
+    whole = reference(scenario="seg-enc")
+    assert match(groups, [whole])[0] == [whole, None, whole]
 
 
 def test_a_group_that_two_references_fit_gets_none() -> None:

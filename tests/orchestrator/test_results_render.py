@@ -174,7 +174,13 @@ def test_an_empty_plan_still_renders() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "safe"), [("a~b", r"a\textasciitilde{}b"), ("x^2", r"x\textasciicircum{}2"), ("—", "---")]
+    ("raw", "safe"),
+    [
+        ("a~b", r"a\textasciitilde{}b"),
+        ("x^2", r"x\textasciicircum{}2"),
+        ("—", "---"),
+        ("[ours] *", "{[}ours{]} {*}"),
+    ],
 )
 def test_escape(raw: str, safe: str) -> None:
     assert escape(raw) == safe

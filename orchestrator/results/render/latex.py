@@ -11,6 +11,7 @@ from orchestrator.results.table import Table
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after a row's end they would be its argument
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "±": r"$\pm$", "—": "---", CONSTANT_MARK: r"$\dagger$", "…": r"\ldots{}", MINUS: "$-$", "→": r"$\rightarrow$",
     "≤": r"$\leq$", "≥": r"$\geq$", "Δ": r"$\Delta$", "α": r"$\alpha$", "\u2009": r"\,", "\u202f": r"\,",
@@ -54,7 +55,7 @@ def _known(character: str) -> str:
     """A letter of a European language, or quotes and dashes, as they are; another one by its number."""
     number = ord(character)
     plain = 0x20 <= number < 0x7F or 0xA1 <= number < 0x180 or character in "–‘’“”•"
-    return character if plain else f"[U+{number:04X}]"
+    return character if plain else f"{{[}}U+{number:04X}{{]}}"
 
 
 def _comment(page: Page) -> Iterator[str]:
