@@ -130,7 +130,9 @@ def _parent_weights(store_uri: str, key: str) -> dict[str, Tensor]:
     """Weights of a finished stage; kept for the next cells of the same pack."""
     store = open_store(store_uri)
     record = store.commits([key]).get(key)
-    path = record and record["artifacts"].get("weights")
+    if record is None:
+        raise StoreError(f"store {store.uri}: the parent stage {key} is gone; the same command trains it again")
+    path = record["artifacts"].get("weights")
     if not path:
         raise StageError(f"the store has no weights of the parent stage {key}")
     try:

@@ -18,7 +18,7 @@ from orchestrator.execute.listener import Listener, View
 from orchestrator.execute.outcome import Job
 from orchestrator.execute.sink import Sink, tell_ended_before
 from orchestrator.execute.stall import StallCheck, cluster_words, stalls_told
-from orchestrator.execute.trials import conclude_left, read_trials
+from orchestrator.execute.trials import all_trials, conclude_left
 from orchestrator.grid.schema import Run
 from orchestrator.plan.diff import KINDS, Diff
 from orchestrator.plan.stages import Stage, Study
@@ -202,7 +202,7 @@ def _mirrored(found: Diff, store: Store, storage: str | None, warn: Warn) -> Ite
     mirror.start()
     for plan in found.plans:
         for study in plan.studies.values():
-            mirror.put(study, read_trials(store, study))
+            mirror.put(study, all_trials(store, study))
     try:
         yield mirror.put
     finally:

@@ -23,6 +23,7 @@ from optuna.distributions import (
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, BruteForceSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
 
 from orchestrator.plan.stages import Study
 from orchestrator.plan.studies import Trial, trial_stage
@@ -53,7 +54,7 @@ def propose(study: Study, trials: Sequence[Trial]) -> Proposal:
     were tried are not proposed again while there are others; in a finite space those left are found one by one.
 
     Raises:
-        SpaceChanged: the space no longer is what the trials so far were drawn from.
+        SpaceError: the space no longer is what the trials so far were drawn from, or proposes what cannot be trained.
     """
     taken = {trial.key for trial in trials}
     base = Base(
@@ -63,17 +64,30 @@ def propose(study: Study, trials: Sequence[Trial]) -> Proposal:
     )
     for draw in range(DRAWS):
         trial, changes = _ask(study, trials, base, _tpe(study, len(trials), draw))
-        if trial_stage(study, changes).key not in taken:
+        if _stage_key(study, changes) not in taken:
             break
     else:
         if all(_choices(d) for d in trial.distributions.values()):
             trial, changes = _ask(study, trials, base, _of_those_left(_seed(study, len(trials), DRAWS)))
+            _stage_key(study, changes)
     told = {name: distribution_to_json(d) for name, d in trial.distributions.items()}
     return Proposal(dict(trial.params), told, changes, list(trial.params))
 
 
-class SpaceChanged(Exception):
-    """A space was changed under a study. The message is for the user."""
+class SpaceError(Exception):
+    """A space was changed under a study, or is wrong. The message is for the user."""
+
+
+def _stage_key(study: Study, changes: Mapping[str, Any]) -> str:
+    try:
+        return trial_stage(study, changes).key
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        named = ".".join(map(str, fault["loc"])) or study.spec["pretext"]["method"]
+        raise SpaceError(
+            f"the space {study.tune['space']!r} proposes {dict(changes)} for the study {study.name!r}, which cannot be "
+            f"trained: {named}: {fault['msg']}"
+        ) from error
 
 
 def _ask(
@@ -85,10 +99,14 @@ def _ask(
     trial = asked.ask()
     try:
         return trial, SPACES[name](trial, base)
-    except ValueError as error:
-        raise SpaceChanged(
-            f"the space {name!r} no longer is what the {len(trials)} trials of the study {study.name!r} were drawn "
-            f"from ({error}); give the changed space a new name"
+    except Exception as error:
+        if trials and isinstance(error, ValueError):
+            raise SpaceError(
+                f"the space {name!r} no longer is what the {len(trials)} trials of the study {study.name!r} were drawn "
+                f"from ({error}); give the changed space a new name"
+            ) from error
+        raise SpaceError(
+            f"the space {name!r} fails for the study {study.name!r}: {type(error).__name__}: {error}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import Outcome
-from orchestrator.execute.sampling import SpaceChanged, propose
+from orchestrator.execute.sampling import SpaceError, propose
 from orchestrator.execute.trials import conclude, read_trials
 from orchestrator.plan.stages import Stage, Study
 from orchestrator.plan.studies import Trial, ended, family, is_over, may_propose, trial_stage
@@ -80,7 +80,7 @@ class Studies:
             while may_propose(study, self.trials[key]) and self._open(key) < most:
                 try:
                     self._propose(frontier, study)
-                except SpaceChanged as error:
+                except SpaceError as error:
                     frontier.stop(str(error))
                     return
             self._conclude(frontier, study)

@@ -16,7 +16,20 @@ Trials = dict[str, list[Trial]]
 
 
 def read_trials(store: Store, study: Study, *, retry_failed: bool = False) -> list[Trial]:
-    """The trials of a study as the store knows them. `retry_failed`: those that have failed are open again."""
+    """The trials of a study as the store knows them. `retry_failed`: those that have failed are open again.
+
+    A study that was decided stays decided: of one that has grown since, in a plan that asks for no more trials than
+    counted then, those that counted.
+    """
+    trials = all_trials(store, study, retry_failed=retry_failed)
+    decided = {} if retry_failed else store.conclusions(study.key)
+    least = min((count for count in decided if count >= study.tune["trials"]), default=None)
+    counted = None if least is None else decided[least].get("trials")
+    return trials if counted is None else [trial for trial in trials if trial.key in counted]
+
+
+def all_trials(store: Store, study: Study, *, retry_failed: bool = False) -> list[Trial]:
+    """As `read_trials`, with those that were proposed when the study had been decided."""
     proposals = store.proposals(study.key)
     keys = [proposal["key"] for proposal in proposals]
     return trials_of(proposals, store.commits(keys), {} if retry_failed else store.failures(keys))
@@ -54,25 +67,26 @@ def _to_go_on_from(store: Store, study: Study, retry_failed: bool) -> list[Trial
 
 
 def conclude(store: Store, study: Study, trials: Sequence[Trial]) -> None:
-    """Of a study that is over: keep who won; drop the weights of trials that never won, and the states that longer ones
-    could have gone on from."""
-    best = winner(study, trials)
+    """Of a study that is over: keep who won and which trials counted; drop the weights of those that never won. Where
+    none is open, for a plan that asks for more of them, also the states that longer ones could have gone on from."""
+    best, over = winner(study, trials), ended(trials)
     if best is not None:
         record = {"key": best.key, "number": best.number, "value": best.value, "params": dict(best.params)}
-        store.conclude(study.key, len(trials), record)
+        store.conclude(study.key, len(over), {**record, "trials": [trial.key for trial in over]})
         winners = {won["key"] for won in store.conclusions(study.key).values()}
         for trial in trials:
             if trial.state == "COMPLETE" and trial.key not in winners:
                 store.drop_weights(trial.key)
-    store.drop_states(study.key)
+    if len(over) == len(trials):
+        store.drop_states(study.key)
 
 
 def conclude_left(plans: Iterable[Plan], store: Store) -> None:
-    """`conclude` studies that are over where the run that ended them was killed before it could."""
+    """`conclude` studies that are over where the run that ended them was killed before it could, or asked for more."""
     for study in {key: study for plan in plans for key, study in plan.studies.items()}.values():
         trials = read_trials(store, study)
-        whole = len(ended(trials)) == len(trials) and is_over(study, trials)
-        if whole and winner(study, trials) is not None and len(trials) not in store.conclusions(study.key):
+        known = len(ended(trials)) in store.conclusions(study.key)
+        if is_over(study, trials) and winner(study, trials) is not None and not known:
             conclude(store, study, trials)
 
 

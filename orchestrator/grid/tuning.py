@@ -60,6 +60,11 @@ def _of_space(
     steps = tuple(range(1, 1 + len(tune.lengths)))
     base = Base({**settings, "pretrain": training}, steps, comparable=isinstance(tune.objective, Downstream))
     dials = {"pretrain." + name for name in PretrainSettings.__dataclass_fields__} | set(cls.__dataclass_fields__)
-    stray = [name for name in first_changes(SPACES[space], base) if name not in dials]
+    try:
+        changes = first_changes(SPACES[space], base)
+    except Exception as error:  # a space is anybody's code
+        yield ("space",), f"space {space!r} fails for {method}: {type(error).__name__}: {error}"
+        return
+    stray = [name for name in changes if name not in dials]
     if stray:
         yield ("space",), f"space {space!r} tunes {stray[0]}, which {method} does not have; {near(stray[0], dials)}"

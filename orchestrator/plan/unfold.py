@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.plan.keys import awaited, stage_key
 from orchestrator.plan.stages import Cell, Plan, Stage, Study
-from orchestrator.plan.studies import Trial, is_over, trial_stage, winner
+from orchestrator.plan.studies import Trial, ended, is_over, trial_stage, winner
 
 
 def unfold(plan: Plan, known: Mapping[str, Sequence[Trial]]) -> Plan:
@@ -97,9 +97,9 @@ def _pick(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
 def settle(stage: Stage, studies: Mapping[str, Study], known: Mapping[str, Sequence[Trial]]) -> Stage:
     """A waiting stage with the winners of those of its studies that are over as parents, and so with its own key."""
     if stage.spec.get("analysis", {}).get("kind") == "study":
-        key = stage.awaits["study"]
-        over = is_over(studies[key], known.get(key, ()))
-        return _drawn(stage, known.get(key, ())) if over else stage
+        trials = known.get(stage.awaits["study"], ())
+        over = is_over(studies[stage.awaits["study"]], trials)
+        return _drawn(stage, ended(trials)) if over else stage
     if not stage.awaits:
         return stage
     parents, awaits, blocked = dict(stage.parents), dict(stage.awaits), stage.blocked

@@ -68,7 +68,7 @@ class Studies:
         return None
 
     def conclude(self, study: str, trials: int, winner: Mapping[str, Any]) -> None:
-        """Keep who won among `trials` trials."""
+        """Keep who won among `trials` trials that have ended."""
         documents.write(self._backend, f"studies/{study}/conclusions/{trials:04d}.json", winner)
 
     def conclusions(self, study: str) -> dict[int, Record]:

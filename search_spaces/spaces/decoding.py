@@ -8,10 +8,10 @@ TASKS = {"one": ["reconstruction"], "four": ["reconstruction", "color", "mask", 
 
 
 def reconstruction(trial: Trial, base: Base) -> Changes:
-    """Rate, decay, length; one decoding task or four where trials stay comparable."""
+    """Rate, decay, length; one decoding task or four where trials stay comparable and the tasks have no own weights."""
     rate = float(base.settings["pretrain"]["learning_rate"])
     changes = training(trial, base, rates=(rate / 10, rate * 10), decays=(0.0, 1e-6, 1e-4))
-    if base.comparable:
+    if base.comparable and not base.settings.get("task_weights"):
         changes["tasks"] = TASKS[trial.suggest_categorical("tasks", list(TASKS))]
     return changes
 

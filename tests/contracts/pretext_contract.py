@@ -11,7 +11,7 @@ from trainables.data.stack import load_stack
 from trainables.networks import build_network
 from trainables.pretexts import ImageBatch, build_pretext
 from trainables.randomness import generator, seed_everything
-from trainables.settings import NetworkSettings, PretextSettings
+from trainables.settings import ENCODER_ONLY, NetworkSettings, PretextSettings
 
 NETWORK = NetworkSettings(width=4)
 SIZE = 32
@@ -103,6 +103,11 @@ class PretextContract:
         self.steps(pretext, torch.optim.Adam(pretext.parameters()), batch, range(1))
         moved = pretext.weights()
         assert any(not torch.equal(weights[name], moved[name]) for name in weights)  # copies, not views
+
+    def test_grids_know_whether_there_is_a_decoder_to_take_over(self):
+        assert ("decoder" not in self.parts) == (self.settings.method in ENCODER_ONLY)
+        handed_on = {name.split(".")[0] for name in self.fresh().weights()}
+        assert ("decoder" in handed_on) == ("decoder" in self.parts)
 
     def test_an_encoder_to_start_from_replaces_the_random_one(self, batch):
         seed_everything(7, "another")

@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner
 
-from orchestrator.execute.sampling import Rule, SpaceChanged, analyse_study, frozen, give_up, importance, propose
+from orchestrator.execute.sampling import Rule, SpaceError, analyse_study, frozen, give_up, importance, propose
 from orchestrator.plan.stages import Study
 from orchestrator.plan.studies import Trial, trial_stage, trials_of
 from search_spaces.spaces import SPACES, Base, first_changes
@@ -105,24 +105,62 @@ def test_a_space_changed_under_its_study_is_told() -> None:
     before = [
         Trial(n, {"learning_rate": 1.0, "weight_decay": 0.0}, told, {}, f"{n:024x}", "COMPLETE", 1.0) for n in range(3)
     ]
-    with pytest.raises(SpaceChanged, match=r"no longer is what the 3 trials .* give the changed space a new name"):
+    with pytest.raises(SpaceError, match=r"no longer is what the 3 trials .* give the changed space a new name"):
         propose(of, before)
 
 
-@pytest.mark.parametrize("name", sorted(SPACES))
-def test_every_space_tunes_dials_that_exist(name: str) -> None:
-    method = name if name in PRETEXT_SETTINGS else "simclr"
-    of = study(method=method, space=name, steps=(30, 90))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"temperature": -1.0},
+            r"the space 'mine' proposes \{'temperature': -1.0\} for the study .* cannot be trained: ",
+        ),
+        ({"no_such_dial": 1}, "cannot be trained: no_such_dial: "),
+        (KeyError("width"), r"the space 'mine' fails for the study .*: KeyError: 'width'"),
+    ],
+)
+def test_what_a_wrong_space_does_is_told(
+    changes: dict[str, Any] | Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mine(trial: Any, base: Base) -> dict[str, Any]:
+        if isinstance(changes, Exception):
+            raise changes
+        return changes
+
+    monkeypatch.setitem(SPACES, "mine", mine)
+    with pytest.raises(SpaceError, match=message):
+        propose(study(method="simclr", space="mine"), [])
+
+
+def tuned(of: Study, comparable: bool) -> set[str]:
     base = {**of.spec["pretext"], "pretrain": of.spec["pretrain"]}
-    for comparable in (False, True):
+    return set(first_changes(SPACES[of.tune["space"]], Base(base, of.steps, comparable)))
+
+
+def fits(space: str, method: str) -> bool:
+    """Whether the method has all dials that the space tunes."""
+    known = {f"pretrain.{dial}" for dial in PretrainSettings.__dataclass_fields__}
+    of = study(method=method, space=space, steps=(30, 90))
+    try:
+        found = tuned(of, comparable=False) | tuned(of, comparable=True)
+    except KeyError:  # the space reads a setting that the method does not have
+        return False
+    return found <= known | set(PRETEXT_SETTINGS[method].__dataclass_fields__)
+
+
+@pytest.mark.parametrize("space", sorted(SPACES))
+def test_every_space_tunes_dials_that_exist(space: str) -> None:
+    methods = [method for method in PRETEXT_SETTINGS if fits(space, method)]
+    assert methods
+    assert space in methods or space not in PRETEXT_SETTINGS  # under a method's name it is that method's
+    for method in methods:
+        of = study(method=method, space=space, steps=(30, 90))
         below = {"data": {"reader": "folder", "options": {}}, "finetune": {}, "network": of.spec["network"]}
         downstream = {**of.objective, "kind": "downstream", "finetune": below}
-        asked = replace(of, objective=downstream) if comparable else of
-        changes = first_changes(SPACES[name], Base(base, of.steps, comparable))
-        known = {f"pretrain.{dial}" for dial in PretrainSettings.__dataclass_fields__}
-        assert set(changes) <= known | set(PRETEXT_SETTINGS[method].__dataclass_fields__)
-        assert "pretrain.steps" in changes
-        assert len({trial.key for trial in all_proposals(asked, 3)}) == (2 if name == "length" else 3)
+        for comparable, asked in ((False, of), (True, replace(of, objective=downstream))):
+            assert "pretrain.steps" in tuned(of, comparable)
+            assert len({trial.key for trial in all_proposals(asked, 3)}) == (2 if space == "length" else 3)
 
 
 def test_what_scales_the_loss_is_tuned_only_where_trials_stay_comparable() -> None:

@@ -12,8 +12,8 @@ from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import Outcome
 from orchestrator.execute.studies import Studies
-from orchestrator.execute.trials import read_trials
-from orchestrator.plan.stages import Stage, Study
+from orchestrator.execute.trials import conclude_left, read_trials
+from orchestrator.plan.stages import Plan, Stage, Study
 from orchestrator.plan.studies import family
 from orchestrator.record.store import Store, open_store
 from tests.orchestrator.made_up import stage
@@ -123,6 +123,36 @@ def test_unfinished_trials_of_one_family_are_held_too(store: Store) -> None:
         assert driver.take() is None
         driver.succeed(at_work, 1.0)
     assert len(store.proposals(of.key)) == 3 and taken(driver).kind == "finetune"
+
+
+def test_a_decided_study_stays_decided_for_whoever_asks_for_no_more(store: Store) -> None:
+    """Grown to six trials by another grid, of which the last one is better: the first two still have their winner."""
+    small, large = study(trials=2, parallel=1), study(trials=6, parallel=1)
+    driver = Driver(store, small)
+    for value in (2.0, 3.0):
+        driver.succeed(taken(driver), value)
+    cell = taken(driver)
+    grown = Driver(store, large)
+    for value in (6.0, 5.0, 4.0, 1.0):
+        grown.succeed(taken(grown), value)
+    assert taken(grown).parents != cell.parents
+    assert store.conclusions(small.key)[2]["key"] == cell.parents["pretrain"]
+    assert [trial.value for trial in read_trials(store, small)] == [2.0, 3.0]
+    assert len(read_trials(store, replace(small, tune={**small.tune, "trials": 3}))) == 6
+    again = Driver(store, small)
+    assert taken(again).key == cell.key
+
+
+def test_a_study_that_another_run_left_half_done_is_decided_by_who_asks_for_less(store: Store) -> None:
+    small, large = study(trials=2, parallel=1), study(trials=6, parallel=1)
+    killed = Driver(store, large)
+    for value in (2.0, 3.0):
+        killed.succeed(taken(killed), value)
+    taken(killed)  # and left open
+    store.save_state(small.key, "family", 10, b"state")
+    conclude_left([Plan("mine", "smoke", (), {}, studies={small.key: small})], store)
+    assert store.conclusions(small.key)[2]["value"] == 2.0
+    assert store.state(small.key, "family", 10) == b"state"  # the open trial may need it
 
 
 @pytest.mark.parametrize("asked", [(6, 6), (4, 6)])
