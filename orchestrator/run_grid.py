@@ -26,7 +26,7 @@ from orchestrator.command_line import (
     print_json,
     say,
 )
-from orchestrator.passwords import without_passwords
+from orchestrator.passwords import word_without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,12 +110,12 @@ def _refusals() -> tuple[type[Exception], ...]:
 def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     from orchestrator.execute.preparation import compare, examined, refuse_bad_data, unfold
     from orchestrator.look_rounds import Rounds, merged
-    from orchestrator.plan.build import new_plan_id
     from orchestrator.record.mlflow_connection import tracking_address
+    from orchestrator.record.store import open_store
 
     requests = _requests(args)
+    tracking = tracking_address(args.tracking_uri, open_store(args.store).folder)  # before anything is made
     store = _open(args)
-    tracking = tracking_address(args.tracking_uri, store.folder)
     folded = examined(requests, _data_root(args), lambda text: say(console, text))
     rounds = Rounds([] if args.stage else requests, store)
     held = partial(compare, store=store, retry_failed=args.retry_failed, stage=args.stage)
@@ -123,7 +123,7 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     if args.dry_run:
         return _show_plan(args, found, built, console, requests[0].grid.run.pack, rounds)
     refuse_bad_data(built, found)
-    plan_id = new_plan_id()
+    plan_id = _new_plan_id(args, requests, store, console)
     before = store.finished() if args.stage else set()
     where = _where(args, store, tracking)
     for text in built.notes:
@@ -157,10 +157,24 @@ def _run(args: argparse.Namespace, console: Console, began: float) -> int:
     return _conclude(args, found, report, console, about)
 
 
+def _new_plan_id(args: argparse.Namespace, requests: list[Request], store: Store, console: Console) -> str:
+    """An id behind those of all plans of these grids, with a warning where this machine's clock is not."""
+    from orchestrator.plan.build import is_ahead_of_clock, new_plan_id, newest_plan_id
+
+    if args.stage:  # its plan is not saved
+        return new_plan_id()
+    newest = newest_plan_id(plan_id for request in requests for plan_id in store.plans(request.grid.grid))
+    if is_ahead_of_clock(newest):
+        say(
+            console, f"warning: this machine's clock is behind the newest plan {newest}; the new plan is dated after it"
+        )
+    return new_plan_id(newest)
+
+
 def _save(args: argparse.Namespace, requests: list[Request], built: Plans, store: Store, plan_id: str) -> None:
     from orchestrator.plan.build import plan_record
 
-    command = without_passwords("python -m orchestrator.run_grid " + shlex.join(sys.argv[1:]))
+    command = shlex.join(["python", "-m", "orchestrator.run_grid", *map(word_without_passwords, sys.argv[1:])])
     for request, plan in zip(requests, built.plans, strict=True):
         record = plan_record(request, plan, plan_id=plan_id, command=command, data_root=_data_root(args))
         if not args.stage:  # a look at one stage is no new plan of the grid

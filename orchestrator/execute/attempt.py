@@ -32,7 +32,7 @@ class Attempt:
 
     def __init__(self, stage: Stage, job: Job) -> None:
         self.stage, self._job = stage, job
-        self._began = time.time()
+        self._started, self._began = time.time(), time.monotonic()
         self._lease: Lease | None = None
 
     def begin(self, over: int = 0) -> Outcome | None:
@@ -78,7 +78,8 @@ class Attempt:
             artifacts[name] = store.put_artifact(stage.key, attempt, name, data)
         history = json.dumps(self.context.history).encode()
         artifacts["history"] = store.put_artifact(stage.key, attempt, "history.json", history)
-        ended = time.time()
+        if seconds is None:
+            seconds = time.monotonic() - self._began
         record = {
             **stage.record(),
             "outcome": "succeeded",
@@ -88,9 +89,9 @@ class Attempt:
             "attempt": attempt,
             "node": socket.gethostname(),
             "device": "cuda" if "device" in result.facts else "cpu",
-            "started": _iso(self._began),
-            "finished": _iso(ended),
-            "seconds": round(ended - self._began if seconds is None else seconds, 3),
+            "started": _iso(self._started),
+            "finished": _iso(time.time()),
+            "seconds": round(seconds, 3),
             "versions": {"torch": torch.__version__},
         }
         created = store.commit(record)
@@ -126,7 +127,7 @@ class Attempt:
 
     def _fail(self, error: str, trace: str, cause: Cause) -> Outcome:
         """The outcome of a fault. Only what would end the same way again (cause `stage`) loses its checkpoint."""
-        stage, seconds = self.stage, round(time.time() - self._began, 3)
+        stage, seconds = self.stage, round(time.monotonic() - self._began, 3)
         outcome = Outcome(stage.key, "failed", error=error, cause=cause, seconds=seconds, node=socket.gethostname())
         if self._lease is not None and not self._lease.lost:
             with contextlib.suppress(StoreError):  # the outcome itself still reaches the driver, which keeps it

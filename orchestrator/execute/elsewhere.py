@@ -1,12 +1,14 @@
-"""Stages that another run holds: their commit is awaited, or the death of their lease."""
+"""Stages that another run holds: their commit is awaited, or their failure, or the death of their lease."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from orchestrator.execute.frontier import Frontier
 from orchestrator.execute.listener import Listener
 from orchestrator.execute.outcome import Outcome
+from orchestrator.record.documents import Record
 from orchestrator.record.leases import Watch
 from orchestrator.record.store import Store, StoreError
 
@@ -24,6 +26,7 @@ class Elsewhere:
     def __init__(self, store: Store, run: str, seconds: float) -> None:
         self._store, self._run, self._watch = store, run, Watch(seconds)
         self._over: dict[str, int] = {}
+        self._before: dict[str, Record] = {}  # of the deferred stages, the last failure when they were; {}: none
         self._looked = 0.0
 
     def over(self, key: str) -> int:
@@ -42,15 +45,23 @@ class Elsewhere:
             self._over[key] = number
 
     def look(self, frontier: Frontier, listener: Listener) -> None:
-        """Settle the deferred stages that were finished elsewhere; make ready those that nobody works on any more."""
-        now = time.monotonic()
-        if not frontier.deferred or now - self._looked < LOOK_SECONDS:
+        """Settle the deferred stages that have ended elsewhere; make ready those that nobody works on any more."""
+        if not frontier.deferred:
             return
-        self._looked = now
+        now = time.monotonic()
         try:
-            self._look(frontier, listener)
+            self._remember(frontier)
+            if now - self._looked >= LOOK_SECONDS:
+                self._looked = now
+                self._look(frontier, listener)
         except StoreError as error:
             frontier.stop(str(error))
+
+    def _remember(self, frontier: Frontier) -> None:
+        """Keep the last failures of the newly deferred stages: these do not count, as this run is to try again."""
+        new = frontier.deferred - self._before.keys()
+        if new:
+            self._before |= {key: {} for key in new} | self._store.failures(new)
 
     def _look(self, frontier: Frontier, listener: Listener) -> None:
         leases = self._store.leases()  # before the commits, so that none can be finished and released in between
@@ -58,5 +69,14 @@ class Elsewhere:
             listener.settle(frontier, Outcome(key, "succeeded", executed=False))
         dead = self._watch.dead(leases[key] for key in frontier.deferred if key in leases)
         self._over.update(dead)
-        for key in [k for k in frontier.deferred if k in dead or k not in leases]:
-            frontier.revive(key)
+        self._free([key for key in frontier.deferred if key in dead or key not in leases], frontier, listener)
+
+    def _free(self, keys: Collection[str], frontier: Frontier, listener: Listener) -> None:
+        """Settle those of the stages that have meanwhile failed by their own fault; make the others ready."""
+        failures = self._store.failures(keys)
+        for key in keys:
+            failure, before = failures.get(key, {}), self._before.pop(key)
+            if failure != before and failure.get("outcome") == "failed" and failure.get("cause") == "stage":
+                listener.settle(frontier, Outcome(key, "failed", error=failure["error"], executed=False))
+            else:
+                frontier.revive(key)

@@ -91,7 +91,7 @@ def _run_together(attempts: Sequence[Attempt], job: Job, outcomes: list[Outcome]
     """Train the stages as one and add their outcomes; returns those that a fault of somebody else has ended."""
     from trainables.downstream.fused import finetune_fused
 
-    began, device = time.time(), attempts[0].context.device
+    began, device = time.monotonic(), attempts[0].context.device
     with ExitStack() as stack:
         for attempt in attempts:
             stack.enter_context(attempt.context.beating())
@@ -104,7 +104,7 @@ def _run_together(attempts: Sequence[Attempt], job: Job, outcomes: list[Outcome]
                 raise device_lost(error) from error
             outcomes += [Outcome(a.stage.key, "elsewhere", executed=False) for a in attempts if a.lost]
             return [attempt for attempt in attempts if not attempt.lost]
-        seconds = (time.time() - began) / len(attempts)
+        seconds = (time.monotonic() - began) / len(attempts)
         for attempt, ended in zip(attempts, found, strict=True):
             outcomes.append(_end(attempt, ended, seconds, facts))
     return []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,33 @@ def _expanded(request: Request, facts_of: FactsOf) -> Plan:
         raise WrongRequest(f"{request.path}: {error}") from error
 
 
-def new_plan_id() -> str:
-    """A sortable id: the time in milliseconds, and four random bytes against two starts at once."""
-    now = datetime.now(UTC)
-    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{uuid.uuid4().hex[:8]}"
+def new_plan_id(newest: str = "") -> str:
+    """A sortable id: the time in milliseconds, and four random bytes against two starts at once.
+
+    Args:
+        newest: an id that the new one sorts behind, also where this machine's clock is behind it.
+    """
+    now, then = datetime.now(UTC), _time_of(newest)
+    at = max(now, then + timedelta(milliseconds=1)) if then else now
+    return f"{at:%Y%m%dT%H%M%S}{at.microsecond // 1000:03d}Z-{uuid.uuid4().hex[:8]}"
+
+
+def newest_plan_id(plan_ids: Iterable[str]) -> str:
+    """The last of those ids that begin with a time; empty where none does."""
+    return max((plan_id for plan_id in plan_ids if _time_of(plan_id)), default="")
+
+
+def is_ahead_of_clock(plan_id: str) -> bool:
+    """Whether this machine's clock is behind the time of the id."""
+    then = _time_of(plan_id)
+    return then is not None and then > datetime.now(UTC)
+
+
+def _time_of(plan_id: str) -> datetime | None:
+    try:
+        return datetime.strptime(plan_id.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def plan_record(request: Request, plan: Plan, *, plan_id: str, command: str, data_root: Path) -> RecordT:

@@ -76,9 +76,9 @@ def worth_reading(stages: Mapping[str, Stage], finished: Collection[str]) -> lis
 
 
 def _is_measured(record: Record) -> bool:
-    """False where the time of the last attempt tells nothing: it went on from the very end."""
+    """False where the time of the last attempt tells nothing: it went on from the very end, or a clock was set back."""
     begun, ended = _trained(record)
-    return bool(record.get("seconds") and (not begun or begun < ended))
+    return bool((record.get("seconds") or 0) > 0 and (not begun or begun < ended))
 
 
 def _trained(record: Record) -> tuple[int, int]:

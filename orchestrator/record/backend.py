@@ -14,7 +14,7 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -123,7 +123,7 @@ class Backend:
         folder, found = self.folder, list[Item]()
         if folder is None:
             return found
-        for path in (path for prefix in prefixes for path in sorted((folder / prefix).rglob("*#*"))):
+        for path in (path for prefix in prefixes for path in sorted(_marked(folder / prefix))):
             with contextlib.suppress(FileNotFoundError):  # whole by now
                 if HALF_WRITTEN.search(path.name) and path.is_file():
                     facts = path.stat()
@@ -156,6 +156,12 @@ def first_line(error: BaseException) -> str:
     """An exception in one line, without the path that an OSError would repeat."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def _marked(folder: Path) -> Iterator[Path]:
+    """The files below a folder with a # in their names. A folder that vanishes meanwhile is left out."""
+    for inner, _, names in os.walk(folder):
+        yield from (Path(inner) / name for name in names if "#" in name)
 
 
 def _upload(objects: ObjectStore, path: str, data: bytes, *, create: bool) -> bool:

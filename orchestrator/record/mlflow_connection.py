@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from orchestrator.passwords import without_passwords, without_userinfo
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+NO_PATH = re.compile(r"\?|%[0-9A-Fa-f]{2}")  # the one ends the path in an address, the other is a character by number
 TRACKING = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 # The first opens the UI on training runs, the second is shown above them.
 EXPERIMENT_TAGS = {
@@ -35,16 +37,27 @@ class TrackingError(Exception):
 
 
 def default_uri(store_folder: Path | None) -> str:
-    """$MLFLOW_TRACKING_URI, else a SQLite file in the store (beside the working directory for a remote store)."""
-    folder = store_folder if store_folder is not None else Path.cwd()
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    """$MLFLOW_TRACKING_URI, else a SQLite file in the store (beside the working directory for a remote store).
+
+    Raises:
+        TrackingError: the folder's path holds a `?` or `%3F`, which mean something else in an address of a database.
+    """
+    if named := os.environ.get("MLFLOW_TRACKING_URI"):
+        return named
+    path = (store_folder if store_folder is not None else Path.cwd()) / "mlflow.db"
+    if found := NO_PATH.search(str(path)):
+        raise TrackingError(
+            f"MLflow's database {path}: in an address of SQLite {found[0]!r} is no part of a path; expected a folder "
+            "without it, or an MLflow elsewhere with --tracking-uri"
+        )
+    return f"sqlite:///{path}"
 
 
 def tracking_address(named: str | None, store_folder: Path | None) -> str:
     """Where MLflow is: as named, or `default_uri`. Nothing is asked there yet.
 
     Raises:
-        TrackingError: it is no address of a server or a database.
+        TrackingError: it is no address of a server or a database, or the store's folder cannot hold one.
     """
     uri = named or default_uri(store_folder)
     kind = uri.partition(":")[0].lower()
@@ -79,8 +92,8 @@ def connect(uri: str, experiment: str, *, create: bool = True) -> tuple[MlflowCl
 
 
 def first_line(error: BaseException) -> str:
-    """An exception in one line."""
-    text = str(error).strip()
+    """An exception in one line, less passwords: a part of one that is cut off is not recognised later."""
+    text = without_passwords(str(error)).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 

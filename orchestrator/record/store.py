@@ -34,6 +34,8 @@ KINDS = ("artifacts", "checkpoints", "leases", "ended", "failures", "commits", "
 LEASE = re.compile(r"leases/(?P<key>[^/]+)/(?P<number>\d+)\.(?P<state>json|ended)")  # ended: an earlier layout
 ENDED = re.compile(r"ended/(?P<key>[^/]+)/(?P<number>\d+)")
 CHECKPOINT = re.compile(r"checkpoints/(?P<key>[^/]+)/(?P<number>\d+)\.pt")
+LEASE_FIELDS = {"started": float, "beat": float, "pid": int, "space": str, "born": str | None}
+HELD_FIELDS = {"step": int, "steps": int}  # beside these, of a lease that has not been released
 
 
 class LeaseName(NamedTuple):
@@ -167,9 +169,10 @@ class Store(Plans, Studies):
     def lease(self, key: str, number: int) -> Record:
         """One lease; empty where it has gone or is damaged: no lease may ever stop a run."""
         try:
-            return documents.read(self._backend, _lease_path(key, number)) or {}
+            lease = documents.read(self._backend, _lease_path(key, number)) or {}
         except StoreError:
             return {}
+        return lease if _is_whole(lease, key, number) else {}
 
     def latest_lease(self, key: str) -> LeaseName:
         """The last number that was given for a stage, 0 for none, and whether the stage was finished under it."""
@@ -242,6 +245,13 @@ def open_store(uri: str, *, create: bool = False) -> Store:
         StoreError: the address is not usable.
     """
     return Store(open_backend(uri, create=create))
+
+
+def _is_whole(lease: Record, key: str, number: int) -> bool:
+    """Whether it is the lease of that number, with all that is looked at in one."""
+    fields = LEASE_FIELDS if lease.get("released") else LEASE_FIELDS | HELD_FIELDS
+    same = lease.get("key") == key and lease.get("number") == number
+    return same and all(isinstance(lease.get(name), kind) for name, kind in fields.items())
 
 
 def _lease_path(key: str, number: int) -> str:

@@ -185,7 +185,8 @@ class StoreInterleavings:
         """Checkpoints, leases and failures are replaced while three threads read them."""
         sizes = random.Random(0).choices(range(1, 400_000), k=40)
         store.save_checkpoint("a", 1, b"\0" * 10)
-        store.write_lease("a", 1, {"padding": "0" * 10})
+        held = {**holder("one"), "key": "a", "number": 1, "started": 1.0, "beat": 1.0, "step": 0, "steps": 0}
+        store.write_lease("a", 1, {**held, "padding": "0" * 10})
         done = threading.Event()
 
         def read() -> int:
@@ -203,7 +204,7 @@ class StoreInterleavings:
             try:
                 for number, size in enumerate(sizes):
                     store.save_checkpoint("a", 1, bytes([number]) * size)
-                    store.write_lease("a", 1, {"padding": chr(65 + number) * (size // 10 + 1)})
+                    store.write_lease("a", 1, {**held, "padding": chr(65 + number) * (size // 10 + 1)})
             finally:
                 done.set()
             assert all(reader.result(60) for reader in readers)

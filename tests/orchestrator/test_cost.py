@@ -246,3 +246,12 @@ def test_a_large_store_is_not_read_whole() -> None:
     kinds = {stages[key].kind for key in chosen if key in stages}
     assert kinds == {"pretrain", "finetune"}
     assert worth_reading(stages, sorted(finished, reverse=True)) == chosen
+
+
+def test_seconds_that_no_stage_can_take_tell_nothing() -> None:
+    """As a clock that was set back meanwhile once left them in stores."""
+    stages = small_plan()
+    pretrain = of_kind(stages, "pretrain")[0]
+    right, wrong = record(pretrain, 2 * pretrain.cost), record(pretrain, -3586.683)
+    assert timed([wrong, right, record(pretrain, 0.0)]) == [right]
+    assert costed(stages, [wrong, wrong]) == stages

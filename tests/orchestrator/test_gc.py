@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,8 @@ def test_a_live_lease_spares_all_of_its_stage(store: Store) -> None:
 def test_which_leases_are_alive(tmp_path: Path, lease: dict[str, Any], live: bool) -> None:
     store = open_store(str(tmp_path), create=True)
     plan(store, 1, CELL)
-    store.write_lease(OLD, 1, {"key": OLD, "number": 1, "beat": time.time(), **holder("a run"), **lease})
+    held = {"key": OLD, "number": 1, "started": time.time(), "step": 3, "steps": 9, "beat": time.time()}
+    store.write_lease(OLD, 1, {**held, **holder("a run"), **lease})
     found = find(store)
     assert (found.live == (OLD,), found.pieces == ()) == (live, live)
 
@@ -374,3 +376,22 @@ def test_around_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 )  # fmt: skip
 def test_sizes_for_people(size: int, text: str) -> None:
     assert size_text(size) == text
+
+
+def test_folders_that_vanish_while_it_looks_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases end while runs go on, and their folders with them."""
+    store = open_store(str(tmp_path / "runs"), create=True)
+    for key in (CELL, OLD, NEW):
+        beats(store, key)
+    half = f"leases/{CELL}/000001.json#12"
+    (tmp_path / "runs" / half).write_bytes(b"123")
+    listed = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if not isinstance(path, int) and Path(path).name in (OLD, NEW):  # a number: of rmtree itself
+            shutil.rmtree(path, ignore_errors=True)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [item.path for item in store.half_written()] == [half]
+    assert not (tmp_path / "runs" / "leases" / OLD).exists()

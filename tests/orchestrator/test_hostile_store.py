@@ -16,9 +16,12 @@ import pytest
 
 from orchestrator import collect, gc, report, run_grid, status
 from orchestrator.command_line import guarded
+from orchestrator.execute.state import plan_state
 from orchestrator.grid.schema import NAME as NAME_OF_GRIDS
 from orchestrator.plan.stages import Cell
 from orchestrator.record import shape
+from orchestrator.record.garbage import find
+from orchestrator.record.leases import Watch, acquire, holder
 from orchestrator.record.store import Store, StoreError, open_store
 from orchestrator.results import ResultsError
 from orchestrator.results.written import write_files
@@ -255,3 +258,51 @@ def test_an_interrupt_that_a_library_hands_on_as_an_error(capsys: pytest.Capture
     assert capsys.readouterr().err == "interrupted\n"
     with pytest.raises(ValueError, match="its own"):
         ending(ValueError("its own"))()
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("key", "cd" * 12), ("number", "1"), ("started", None), ("beat", "now"), ("beat", 10**400), ("pid", "x"),
+     ("space", None), ("born", 7)],
+)  # fmt: skip
+def test_a_lease_with_a_wrong_field_stops_nobody(name: str, value: Any, released: bool) -> None:
+    store = planned_store()
+    held = {**holder("a run"), "key": KEY, "number": 1, "started": 1.0, "beat": time.time(), "step": 3, "steps": 9}
+    store.write_lease(KEY, 1, {**held, "released": released})
+    assert store.lease(KEY, 1)["run"] == "a run"
+    store.write_lease(KEY, 1, {**held, "released": released, name: value})
+    assert_nobody_holds(store)
+
+
+@pytest.mark.parametrize("name", ["key", "number", "started", "beat", "pid", "space", "step", "steps"])
+def test_a_lease_that_lacks_a_field_stops_nobody(name: str) -> None:
+    store = planned_store()
+    held = {**holder("a run"), "key": KEY, "number": 1, "started": 1.0, "beat": time.time(), "step": 3, "steps": 9}
+    store.write_lease(KEY, 1, {field: value for field, value in held.items() if field != name})
+    assert_nobody_holds(store)
+
+
+@pytest.mark.parametrize("text", ['{"x": 1}', "{}", "[]", "{", '{"released": 1}'])
+def test_what_is_no_lease_stops_nobody(text: str) -> None:
+    store = planned_store()
+    path = Path("../runs/leases") / KEY / "000001.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert_nobody_holds(store)
+
+
+def planned_store() -> Store:
+    """A store at ../runs whose plan holds one stage, not finished."""
+    store = open_store("../runs", create=True)
+    store.save_plan(records.plan("mine", PLAN, stages={KEY: records.stage(KEY, fingerprint="")}))
+    return store
+
+
+def assert_nobody_holds(store: Store) -> None:
+    """The stage's lease reads as none for all who look, and its number stays taken."""
+    assert store.lease(KEY, 1) == {} == store.leases()
+    assert Watch(60).dead(store.leases().values()) == {} and find(store).live == ()
+    assert plan_state(store, store.load_plan("mine"))["stages"]["running"] == 0
+    lease = acquire(store, KEY, holder("another"))
+    assert lease is not None and lease.number == 2

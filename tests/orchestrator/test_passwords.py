@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.passwords import without_passwords, without_userinfo
+from orchestrator import passwords
+from orchestrator.passwords import secrets_of, without_passwords, without_userinfo, word_without_passwords
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "Sw0rd-fish"
@@ -34,6 +35,7 @@ pretexts: {reconstruction: {tune: {trials: 1}, pretrain: {steps: 2}}}
         ("postgresql://:secret@/grid?host=/run", "postgresql://:***@/grid?host=/run"),
         ("postgresql://db/grid?user=me&password=secret&sslmode=require", "postgresql://db/grid?user=me&password=***&sslmode=require"),
         ("'http://a:b@c' and \"http://d:e@f\"", "'http://a:***@c' and \"http://d:***@f\""),
+        ("http://TOKEN@host:50 and HTTPS://TOKEN@host", "http://***@host:50 and HTTPS://***@host"),
         # nothing to hide
         ("postgresql://me@db/grid", "postgresql://me@db/grid"),
         ("s3://bucket/a@b and http://127.0.0.1:50 for me@host", "s3://bucket/a@b and http://127.0.0.1:50 for me@host"),
@@ -42,6 +44,30 @@ pretexts: {reconstruction: {tune: {trials: 1}, pretrain: {steps: 2}}}
 )  # fmt: skip
 def test_only_passwords_are_hidden(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("postgresql://me:a'b@db/grid", "postgresql://me:***@db/grid"),
+        ("--tracking-uri=http://me:a b\"c@d@host", "--tracking-uri=http://me:***@host"),
+        ("http://tok'en@host", "http://***@host"),
+        ("postgresql://o'me:p@db/x?password=a b&sslmode=require", "postgresql://o'me:***@db/x?password=***&sslmode=require"),
+        # no password
+        ("postgresql://me@db/grid", "postgresql://me@db/grid"),
+        ("sqlite:////tmp/a'b: c@d/mlflow.db", "sqlite:////tmp/a'b: c@d/mlflow.db"),
+        ("title=from http://host: a, b", "title=from http://host: a, b"),
+    ],
+)  # fmt: skip
+def test_an_address_is_a_whole_word_of_the_command(word: str, shown: str) -> None:
+    assert word_without_passwords(word) == shown
+
+
+def test_only_what_is_no_word_or_number_is_hidden_outside_of_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for secret, told in (("mlflow", "mlflow"), ("123456", "123456"), ("s'3", "s'3"), ("sec'R3T", "***")):
+        known = secrets_of([f"http://me:{secret}@host"])
+        monkeypatch.setattr(passwords, "_of_this_program", lambda known=known: known)
+        assert without_passwords(f"{secret}: http://me:{secret}@host") == f"{told}: http://me:***@host"
 
 
 def test_an_address_without_its_user() -> None:
@@ -71,6 +97,34 @@ def test_a_wrong_tracking_address_is_told_without_its_password(tmp_path: Path, u
     assert ask("run_grid", *CELL, "--store", str(tmp_path / "runs"), MLFLOW_TRACKING_URI=uri).returncode == 2
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert SECRET.encode() not in kept
+
+
+ODD = ["Sw0rd-fish'RET", 'Sw0rd-fish"RET', "Sw0rd-fish RET", "RET'Sw0rd-fish", "RET Sw0rd-fish"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_quotes_and_blanks_in_a_password(tmp_path: Path, odd: str) -> None:
+    store = ["--store", str(tmp_path / "runs")]
+    for uri in (f"http://me:{odd}@127.0.0.1:9", f"postgresql://me:{odd}@127.0.0.1:9/grid", f"http://{odd}@127.0.0.1:9"):
+        for wrong in (
+            ask("run_grid", *CELL, *store, "--tracking-uri", uri),
+            ask("run_grid", *CELL, *store, MLFLOW_TRACKING_URI=uri),
+            ask("status", "smoke", *store, "--sync-mlflow", "--tracking-uri", uri),
+            ask("collect", "smoke", "--tracking-url", uri),
+        ):
+            assert wrong.returncode == 2 and "RET" not in wrong.stderr, wrong.stderr
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_kept_command_holds_no_password_with_quotes_or_blanks(tmp_path: Path, odd: str) -> None:
+    store = tmp_path / "runs"
+    uri = f"postgresql://me:{odd}@127.0.0.1/db"
+    few = ["--set", "finetune.steps=2", "--set", "finetune.report_every=2"]
+    done = ask("run_grid", *CELL, *few, "--store", str(store), "--study-storage", uri)
+    assert done.returncode == 0, done.stderr
+    [plan] = [json.loads(path.read_text()) for path in (store / "plans").rglob("*.json")]
+    assert "--study-storage 'postgresql://me:***@127.0.0.1/db'" in plan["command"]
+    assert "RET" not in plan["command"] and SECRET not in plan["command"]
 
 
 def test_a_mistyped_option_repeats_no_password() -> None:

@@ -13,8 +13,17 @@ from typing import Any
 
 import pytest
 
+from orchestrator.execute.elsewhere import Elsewhere
+from orchestrator.execute.frontier import Frontier
+from orchestrator.execute.listener import Listener
+from orchestrator.execute.outcome import Outcome
 from orchestrator.record.garbage import find
+from orchestrator.record.leases import acquire, holder
 from orchestrator.record.store import open_store
+from tests.contracts import records
+from tests.orchestrator.made_up import graph
+from tests.orchestrator.test_device_lost import Silent
+from tests.orchestrator.test_fusing import cell
 from tests.orchestrator.test_run import ROOT, command, environment, metrics, run
 
 pytestmark = pytest.mark.durable
@@ -136,3 +145,44 @@ def _held_pretrain(folder: Path, process: subprocess.Popen[str]) -> str:
                 return str(beat["key"])
         time.sleep(0.02)
     raise AssertionError("no pretraining came that far")
+
+
+EARLIER = {"cause": "stage", "error": "of an earlier run", "finished": "2026-11-20T10:00:00+00:00"}
+NEWER = {"cause": "stage", "error": "of the other run", "finished": "2026-11-19T10:00:00+00:00"}  # of a slower clock
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after", "error"),
+    [
+        ({}, NEWER, "of the other run"),
+        (EARLIER, NEWER, "of the other run"),
+        (EARLIER, {}, None),  # this run is to try again what had failed
+        ({}, {}, None),
+        ({}, {**NEWER, "cause": "data"}, None),
+        ({}, {**NEWER, "outcome": "blocked"}, None),
+    ],
+)
+def test_what_the_holder_fails_by_its_own_fault_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], after: dict[str, Any],
+    error: str | None, dies: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("orchestrator.execute.elsewhere.LOOK_SECONDS", 0.0)
+    store, stage = open_store(str(tmp_path / "runs"), create=True), cell("a")
+    if before:
+        store.fail(records.failure(stage.key, **before))
+    lease = acquire(store, stage.key, holder("another"))
+    frontier, listener = Frontier(graph(stage)), Listener(Silent())
+    elsewhere = Elsewhere(store, "here", -1.0 if dies else 60.0)  # -1: dead at the second look
+    [taken] = frontier.take()
+    listener.settle(frontier, Outcome(taken.key, "elsewhere", executed=False))
+    elsewhere.look(frontier, listener)
+    assert frontier.deferred == {stage.key} and lease is not None
+    if after:
+        store.fail(records.failure(stage.key, **after))
+    if not dies:
+        lease.release()
+    elsewhere.look(frontier, listener)
+    assert frontier.deferred == set()
+    assert frontier.failed == ({} if error is None else {stage.key: error}) and frontier.ready == (error is None)
+    assert [outcome.executed for outcome in listener.outcomes.values()] == ([] if error is None else [False])

@@ -288,6 +288,10 @@ CASES = {
         ("MLflow at sqlite:///x.db: ", "file is not a database"),
         raw(b"hello\n" * 99, "x.db"),
     ),
+    "MLflow in a store with a question mark": Wrong(
+        f"run_grid {ONE} --store 'q?u ry/st'",
+        ("MLflow's database ", "q?u ry/st/mlflow.db: ", "expected a folder without"),
+    ),
     # Ray and resources
     "Ray where nobody answers": Wrong(
         f"run_grid {ONE} --executor ray --address 127.0.0.1:9", ("no Ray cluster at 127.0.0.1:9: nothing answers",)
@@ -358,6 +362,23 @@ def test_a_wrong_request_ends_in_one_message(
     assert len(message) < 700, message
     assert files(tmp_path / "runs") == before
     assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("store", ["q?u ry/st", "q %3F ry/st"])
+def test_a_store_whose_database_has_no_address_is_refused_before_anything_is_made(store: str, tmp_path: Path) -> None:
+    assert run_grid.main([*shlex.split(ONE), "--store", store]) == 2
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("q")]
+
+
+@pytest.mark.parametrize(
+    "more", [["--store", "q#u 5 % ry/st"], ["--store", "q?u ry/st", "--tracking-uri", "sqlite:///m.db"]]
+)
+def test_a_store_of_an_odd_name(more: list[str]) -> None:
+    assert (
+        run_grid.main([*shlex.split(ONE), "--set", "finetune.steps=2", "--set", "finetune.report_every=2", *more]) == 0
+    )
+    assert (Path("m.db") if "--tracking-uri" in more else Path(more[1]) / "mlflow.db").is_file()
+    assert not Path("q").exists()
 
 
 # What is odd and does no harm: the same command ends well
