@@ -36,28 +36,20 @@ def took_as_long(outcome: Outcome) -> bool:
     return PAUSE / 2 <= outcome.seconds < 60
 
 
-def test_the_seconds_of_a_finished_stage(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("end", ["succeeded", "failed"])
+def test_the_seconds_of_a_stage(end: str, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(*given: Any) -> Result:
         time.sleep(PAUSE)
+        if end == "failed":
+            raise StageError("made up")
         return Result({}, {}, {})
 
     monkeypatch.setitem(STAGES, "finetune", trained)
-    stage = cell("a")
+    stage, store = cell("a"), open_store(job.store)
     outcome = run_stage(stage, job)
-    assert outcome.outcome == "succeeded" and took_as_long(outcome)
-    assert open_store(job.store).commits([stage.key])[stage.key]["seconds"] == outcome.seconds
-
-
-def test_the_seconds_of_a_failed_stage(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*given: Any) -> Result:
-        time.sleep(PAUSE)
-        raise StageError("made up")
-
-    monkeypatch.setitem(STAGES, "finetune", failing)
-    stage = cell("a")
-    outcome = run_stage(stage, job)
-    assert outcome.outcome == "failed" and took_as_long(outcome)
-    assert open_store(job.store).failures([stage.key])[stage.key]["seconds"] == outcome.seconds
+    assert outcome.outcome == end and took_as_long(outcome)
+    kept = {"succeeded": store.commits, "failed": store.failures}[end]([stage.key])
+    assert kept[stage.key]["seconds"] == outcome.seconds
 
 
 def test_the_seconds_of_cells_that_are_trained_as_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
